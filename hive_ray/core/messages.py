@@ -1,0 +1,202 @@
+"""The wire between controller and workers: msgpack of these structs, as bytes, with a version.
+
+A lease gives one attempt to a worker; an outcome gives it back. Both name the attempt by
+``(run, serial, call, attempt)``: the run, the visit's serial number in it, the call within the
+visit (0 for nodes with one step) and the try.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from hive_ray.core.values import Value
+
+PROTOCOL = 1
+INLINE_ARGUMENT_BYTES = 65536
+
+
+class StepKind(StrEnum):
+    FUNCTION = "function"
+    TOOL = "tool"
+    LLM = "llm"
+    DECIDE = "decide"
+    """An LLM choice among the ``llm_decide`` edges of a finished node."""
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of a conversation.
+
+    ``role`` is ``assistant`` (``value``: the delta that an LLM step returned), ``tool`` (``value``: a
+    tool's result or, with ``failed``, its error text) or ``user`` (``value``: what the client said).
+    """
+
+    role: str
+    value: Value
+    call_id: str = ""
+    name: str = ""
+    failed: bool = False
+
+
+class Lease(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt, given to one worker."""
+
+    run: str
+    serial: int
+    call: int
+    attempt: int
+    epoch: int
+    graph: str
+    node: int
+    kind: StepKind
+    timeout_us: int
+    inputs: dict[str, Value]
+    """Memory under the node's input keys (after input mapping); for tool calls of an LLM: arguments."""
+    name: str = ""
+    """Function, tool or model that runs."""
+    conversation: tuple[Turn, ...] = ()
+    outputs: dict[str, Value] = {}
+    """What ``set_output`` has set so far (agent loops); node outputs (``DECIDE``)."""
+    max_tokens: int = 0
+    request_id: str = ""
+    team: str = ""
+    agent: str = ""
+    traceparent: str = ""
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        return (self.run, self.serial, self.call, self.attempt)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of one call: what a tool hands to the system behind it."""
+        return f"{self.run}:{self.serial}:{self.call}"
+
+
+class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+    """A tool call that an LLM asked for. ``error`` set: it cannot run (unknown tool, bad arguments)."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Value] = {}
+    error: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """What one LLM call used, as the provider reported it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    latency_us: int = 0
+
+
+class StepContent(msgspec.Struct, frozen=True, array_like=True):
+    """What a step produced. Content: encrypted at rest, never logged."""
+
+    outputs: dict[str, Value] = {}
+    """Node outputs; in an agent loop, what ``set_output`` set in this turn; a loop's tool call: ``result``."""
+    facts: dict[str, Any] = {}
+    """``graph.compiled.extract_facts`` of the outputs."""
+    delta: Value | None = None
+    """Assistant message of this turn (agent loops)."""
+    calls: tuple[ToolCall, ...] = ()
+    question: Value | None = None
+    """Text for the client: ``ask_user``, or plain text in a client-facing node."""
+    done: bool = False
+    """The loop has its final answer (``llm_tool_use``), or nothing is left to set."""
+    route: str = ""
+    """Router: the chosen key."""
+    chosen: tuple[str, ...] = ()
+    """``DECIDE``: ids of the chosen edges."""
+    message: str = ""
+    """Error text of a failed step."""
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """The end of one attempt. ``failure`` is empty on success, else a ``FailureKind``."""
+
+    run: str
+    serial: int
+    call: int
+    attempt: int
+    failure: str
+    content: bytes
+    """Msgpack of ``StepContent``; passed into the journal as it is."""
+    duration_us: int = 0
+    name: str = ""
+    usage: Usage | None = None
+    cost_nanousd: int = 0
+    retry_after_us: int = 0
+    started: bool = True
+    """False: the effect certainly did not begin (refused before the call went out)."""
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        return (self.run, self.serial, self.call, self.attempt)
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, array_like=True):
+    """Who a worker is; enough for a later cluster to tell that its process is gone."""
+
+    worker: str
+    pool: str
+    slots: int
+    host: str
+    boot_id: str
+    pid: int
+    process_start: int
+    node: str = ""
+
+
+class AttachRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A worker presents itself to a controller's incarnation, with all that it holds."""
+
+    info: WorkerInfo
+    running: tuple[tuple[str, int, int, int], ...]
+    """Keys of attempts that run here now."""
+    outcomes: tuple[Outcome, ...]
+    """Finished and not acknowledged."""
+    protocol: int = PROTOCOL
+
+
+class AttachReply(msgspec.Struct, frozen=True, array_like=True):
+    session: str
+    epoch: int
+    acknowledged: tuple[tuple[str, int, int, int], ...] = ()
+    drop: tuple[tuple[str, int, int, int], ...] = ()
+    """Attempts that nobody waits for: stop them if they can be stopped, report nothing."""
+    poll_s: float = 10.0
+
+
+class ExchangeRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Outcomes in, leases out. A call with outcomes is answered once they are durable; one without
+    waits until there is a lease, a newer call comes, or ``poll_s`` passes."""
+
+    session: str
+    n: int
+    seen: int
+    """Highest n whose reply arrived; its leases are thereby acknowledged."""
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class ExchangeReply(msgspec.Struct, frozen=True, array_like=True):
+    n: int
+    epoch: int
+    leases: tuple[Lease, ...] = ()
+    acknowledged: tuple[tuple[str, int, int, int], ...] = ()
+    cancel: tuple[tuple[str, int, int, int], ...] = ()
+    """Attempts of runs that were cancelled: stop them if they can be stopped."""
+    reattach: bool = False
+    """The session is unknown here: call ``attach``."""
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_outcome_content = msgspec.msgpack.Decoder(StepContent).decode
+decode_attach = msgspec.msgpack.Decoder(AttachRequest).decode
+decode_attach_reply = msgspec.msgpack.Decoder(AttachReply).decode
+decode_exchange = msgspec.msgpack.Decoder(ExchangeRequest).decode
+decode_exchange_reply = msgspec.msgpack.Decoder(ExchangeReply).decode

@@ -1,0 +1,46 @@
+"""Values as they travel and rest: small ones inline, large ones as a reference to a blob."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+INLINE_LIMIT_BYTES = 4096
+"""A value longer than this (msgpack) is a blob, written by the worker before it reports."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True):
+    """One JSON value. Either ``data`` (msgpack bytes) or ``blob`` (object name in the store) is set."""
+
+    data: bytes = b""
+    blob: str = ""
+    size: int = 0
+    """Bytes of the msgpack form, inline or not."""
+
+
+def inline(value: Any) -> Value:
+    """Encode a JSON value without regard to its size; the caller decides about blobs.
+
+    Raises:
+        TypeError: the value is not made of JSON types.
+    """
+    data = _encode(value)
+    return Value(data, "", len(data))
+
+
+def decode(value: Value) -> Any:
+    """The JSON value behind inline data.
+
+    Raises:
+        ValueError: the value is a blob; only workers and the HTTP face load those.
+    """
+    if value.blob:
+        raise ValueError(f"value is in blob {value.blob}")
+    return _decode(value.data)
+
+
+NULL = inline(None)

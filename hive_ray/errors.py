@@ -1,0 +1,128 @@
+"""Every exception that hive_ray raises on purpose.
+
+    HiveError
+    ├── UserError               the caller can mend it; CLI exit 2, HTTP 4xx
+    │   ├── GraphError          a graph with faults; carries all of them
+    │   ├── ConfigError         hive.yaml or an option; names the key
+    │   ├── InputError          a run's input does not fit
+    │   ├── NotFound            no run, approval, agent or pool of that name
+    │   └── Conflict            the request contradicts what is already decided
+    ├── Overloaded              a queue is full; retry after ``retry_after_s``
+    ├── Unavailable             a part is not ready (controller recovering, store away)
+    ├── StoreError              the object store failed
+    │   ├── AlreadyExists       create-if-absent found an object
+    │   ├── ObjectMissing       no object of that name
+    │   ├── StoreRefused        the store cannot hold a journal (start-up probe)
+    │   └── Corrupt             an object that cannot be read; names it
+    └── Fenced                  a newer controller owns the journal; this one must end
+
+Outcomes that are expected in normal work (a failed step, an exhausted budget) are values, not
+exceptions: see ``hive_ray.core.failures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class HiveError(Exception):
+    """Root of the tree."""
+
+
+class UserError(HiveError):
+    """Bad input: the message names the place and says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong at one place.
+
+    ``place`` is a path that a person can find: ``nodes.triage.tools``, ``edges.e3.condition_expr``,
+    ``pools.llm.slots``. ``remedy`` says what would be right.
+    """
+
+    place: str
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        tail = f" ({self.remedy})" if self.remedy else ""
+        return f"{self.place}: {self.problem}{tail}"
+
+
+class FaultsError(UserError):
+    """A ``UserError`` made of faults, all of them named at once."""
+
+    def __init__(self, subject: str, faults: Sequence[Fault]) -> None:
+        self.subject = subject
+        self.faults = tuple(faults)
+        lines = "\n".join(f"  {fault}" for fault in self.faults)
+        super().__init__(f"{subject}: {len(self.faults)} fault(s)\n{lines}")
+
+    def __reduce__(self) -> tuple[type[FaultsError], tuple[str, tuple[Fault, ...]]]:
+        return type(self), (self.subject, self.faults)
+
+
+class GraphError(FaultsError):
+    """A graph is refused; ``faults`` lists everything wrong with it."""
+
+
+class ConfigError(FaultsError):
+    """Configuration is refused; each fault's place is the key."""
+
+
+class InputError(FaultsError):
+    """A run's input is refused."""
+
+
+class NotFound(UserError):
+    """Nothing of that name."""
+
+
+class Conflict(UserError):
+    """The request contradicts a decision that already stands."""
+
+
+class Overloaded(HiveError):
+    """A bounded queue is full."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(HiveError):
+    """A part of the system is not ready yet; the same request may be repeated."""
+
+
+class StoreError(HiveError):
+    """The object store failed; the operation may or may not have happened."""
+
+
+class AlreadyExists(StoreError):
+    """Create-if-absent found an object of that name."""
+
+
+class ObjectMissing(StoreError):
+    """No object of that name."""
+
+
+class StoreRefused(StoreError):
+    """The store cannot carry a journal: create-if-absent or durability is missing."""
+
+
+class Corrupt(StoreError):
+    """An object's content cannot be trusted; ``name`` tells which."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}; restore this object from a backup before starting again")
+        self.name = name
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[Corrupt], tuple[str, str]]:
+        return type(self), (self.name, self.why)
+
+
+class Fenced(HiveError):
+    """A newer incarnation owns the journal. This process must not act any more."""

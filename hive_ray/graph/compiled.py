@@ -1,0 +1,254 @@
+"""A graph after acceptance: plain structs that the controller and the workers execute.
+
+Everything here is data. ``hive_ray.graph.compiler`` makes it, ``hive_ray.core`` walks it, workers
+read the parts that concern their step. Node and edge positions are indices into the tuples of
+``CompiledGraph``; sets of nodes are bitmasks over those indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+Scalar = bool | int | float | str | None
+Json = Any
+
+FORMAT = 1
+"""Version of this layout; part of the graph's hash."""
+
+FACT_LIMIT_BYTES = 1024
+"""A fact longer than this is unusable in an expression (the evaluation fails, named)."""
+
+
+class NodeKind(StrEnum):
+    FUNCTION = "function"
+    TOOL = "tool"
+    ROUTER = "router"
+    LLM_GENERATE = "llm_generate"
+    LLM_TOOL_USE = "llm_tool_use"
+    EVENT_LOOP = "event_loop"
+    HUMAN_INPUT = "human_input"
+    MAP = "map"
+    SUBGRAPH = "subgraph"
+
+
+class EdgeCondition(StrEnum):
+    ALWAYS = "always"
+    ON_SUCCESS = "on_success"
+    ON_FAILURE = "on_failure"
+    CONDITIONAL = "conditional"
+    LLM_DECIDE = "llm_decide"
+    ROUTE = "route"  # made by the compiler from a router's ``routes``
+
+
+class RetryPlan(msgspec.Struct, frozen=True):
+    """Exponential backoff with full jitter: delay = random * min(cap, base * 2**attempt)."""
+
+    max_retries: int = 3
+    base_us: int = 500_000
+    cap_us: int = 30_000_000
+    retry_on: tuple[str, ...] = ()
+    """Failure kinds to retry; empty means every kind that can pass by itself."""
+
+
+class ModelPlan(msgspec.Struct, frozen=True):
+    """What an LLM step needs, and what bounds its cost before it starts.
+
+    Prices are nano-dollars per million tokens at the dearest class that can apply; the strict bound
+    of a call is ``(prompt_bytes + bytes of inputs) * input_price + max_tokens * output_price``.
+    """
+
+    model: str
+    max_tokens: int
+    prompt_bytes: int
+    input_nanousd_per_mtok: int = 0
+    output_nanousd_per_mtok: int = 0
+    temperature: float | None = None
+
+
+class ToolPlan(msgspec.Struct, frozen=True):
+    """One tool that a node may call."""
+
+    name: str
+    pool: str = "tool"
+    idempotent: bool = False
+    timeout_us: int = 60_000_000
+    cost_nanousd: int = 0
+    tags: tuple[str, ...] = ()
+
+
+class HumanPlan(msgspec.Struct, frozen=True):
+    """What a human node asks for."""
+
+    reason: str
+    form: bytes
+    """JSON Schema of the answer, as JSON bytes."""
+    deadline_us: int
+    owner: str = ""
+    has_approved: bool = False
+    """``approved`` is an output key: a rejection then succeeds with ``approved = false``."""
+
+
+class MapPlan(msgspec.Struct, frozen=True):
+    """Run ``body`` once for each item of the list under ``over``."""
+
+    over: str
+    item_key: str
+    body: str
+    """Hash of the compiled graph that runs for an item."""
+    window: int = 8
+    max_items: int = 10_000
+    on_failure: str = "fail"
+    """``fail`` ends the map, ``skip`` leaves the item out, ``collect`` keeps an error in its place."""
+
+
+class SubgraphPlan(msgspec.Struct, frozen=True):
+    """Run another graph as one node."""
+
+    body: str
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """One node, everything resolved."""
+
+    id: str
+    index: int
+    kind: NodeKind
+    pool: str
+    input_keys: tuple[str, ...] = ()
+    output_keys: tuple[str, ...] = ()
+    nullable_keys: tuple[str, ...] = ()
+    timeout_us: int = 30_000_000
+    idempotent: bool = False
+    retry: RetryPlan = RetryPlan()
+    max_visits: int = 0
+    """0 means no limit of its own (``max_steps`` of the graph still holds)."""
+    cost_nanousd: int = 0
+    """Declared worst-case cost of a function or tool step."""
+    function: str = ""
+    """Registered function or tool that this node runs (function, tool, router with a function)."""
+    model: ModelPlan | None = None
+    tools: tuple[ToolPlan, ...] = ()
+    routes: tuple[str, ...] = ()
+    decides: bool = False
+    """The node has ``llm_decide`` edges: one more LLM step chooses among them."""
+    client_facing: bool = False
+    max_turns: int = 50
+    human: HumanPlan | None = None
+    map: MapPlan | None = None
+    subgraph: SubgraphPlan | None = None
+    prompt: str = ""
+    """System prompt (LLM kinds)."""
+    instruction: str = ""
+    """User prompt template with ``{key}`` or ``{{key}}``; empty: the inputs are given as JSON."""
+    output_schema: bytes = b""
+    """JSON Schema (bytes) that the outputs must satisfy; empty means any value for each key."""
+    description: str = ""
+    record: bool = False
+    idle_us: int = 86_400_000_000
+    """How long a client-facing node waits for its client."""
+    pause: bool = False
+    """The run waits for ``resume`` before this node starts."""
+    terminal: bool = False
+    out_edges: tuple[int, ...] = ()
+    """Indices of edges that leave, in declaration order."""
+    reached_from: int = 0
+    """Bitmask of the nodes from which this one can be reached over one edge or more."""
+
+
+class EdgePlan(msgspec.Struct, frozen=True):
+    id: str
+    index: int
+    source: int
+    target: int
+    condition: EdgeCondition
+    priority: int = 0
+    expression: int = -1
+    """Index into ``CompiledGraph.expressions``; ANDed with the condition, whatever it is. -1: none."""
+    input_mapping: tuple[tuple[str, str], ...] = ()
+    """(name at the target, key in memory) pairs."""
+    route: str = ""
+    description: str = ""
+
+
+class Expression(msgspec.Struct, frozen=True):
+    """A condition as the user wrote it and as CEL over fact variables ``f0, f1, …``."""
+
+    source: str
+    cel: str
+    facts: tuple[int, ...]
+    """Indices into ``CompiledGraph.facts`` of the variables that it reads."""
+
+
+class CompiledGraph(msgspec.Struct, frozen=True):
+    id: str
+    version: str
+    """Hex SHA-256 of the content (identity of the graph)."""
+    entry: int
+    nodes: tuple[NodePlan, ...]
+    edges: tuple[EdgePlan, ...]
+    expressions: tuple[Expression, ...] = ()
+    facts: tuple[tuple[str, ...], ...] = ()
+    """Paths into memory that expressions read: ``("ticket", "customer", "plan")``."""
+    max_steps: int = 100
+    deadline_us: int = 86_400_000_000
+    budget_nanousd: int = -1
+    """Ceiling for one run when the submission names none; -1: none."""
+    identity_prompt: str = ""
+    continuous: bool = False
+    """Client-facing nodes share one conversation (``conversation_mode: continuous``)."""
+    subgraphs: tuple[CompiledGraph, ...] = ()
+    name: str = ""
+    input_keys: tuple[str, ...] = ()
+    """What the entry node reads that nothing in the graph writes; shown by ``lint`` and ``estimate``."""
+    format: int = FORMAT
+
+
+def fact_name(path: tuple[str, ...]) -> str:
+    """The name under which a fact travels: ``ticket.customer.plan``."""
+    return ".".join(path)
+
+
+def extract_facts(graph: CompiledGraph, values: Mapping[str, Json]) -> dict[str, Scalar | Json]:
+    """The values at ``graph.facts`` whose first key is in ``values``.
+
+    Args:
+        values: memory keys to decoded values: a step's outputs, or a run's input.
+
+    Returns:
+        Fact name to value. An absent path is ``None``. A value whose JSON is longer than
+        ``FACT_LIMIT_BYTES`` is left out, so that an expression that reads it fails by name.
+    """
+    found: dict[str, Scalar | Json] = {}
+    for path in graph.facts:
+        if path[0] not in values:
+            continue
+        value: Json = values[path[0]]
+        for key in path[1:]:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (bool, int, float, type(None))):
+            if len(msgspec.json.encode(value)) > FACT_LIMIT_BYTES:
+                continue
+        found[fact_name(path)] = value
+    return found
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(CompiledGraph)
+
+
+def encode_graph(graph: CompiledGraph) -> bytes:
+    """Msgpack of a compiled graph, as stored under its hash."""
+    return _encoder.encode(graph)
+
+
+def decode_graph(data: bytes) -> CompiledGraph:
+    """Inverse of ``encode_graph``.
+
+    Raises:
+        msgspec.DecodeError: not a compiled graph.
+    """
+    return _decoder.decode(data)
