@@ -22,6 +22,9 @@ FORMAT = 1
 FACT_LIMIT_BYTES = 1024
 """A fact longer than this is unusable in an expression (the evaluation fails, named)."""
 
+TOO_LARGE = "\u0000too-large"
+"""Stands for a fact longer than ``FACT_LIMIT_BYTES``; no usable fact contains a NUL."""
+
 
 class NodeKind(StrEnum):
     FUNCTION = "function"
@@ -219,8 +222,8 @@ def extract_facts(graph: CompiledGraph, values: Mapping[str, Json]) -> dict[str,
         values: memory keys to decoded values: a step's outputs, or a run's input.
 
     Returns:
-        Fact name to value. An absent path is ``None``. A value whose JSON is longer than
-        ``FACT_LIMIT_BYTES`` is left out, so that an expression that reads it fails by name.
+        Fact name to value. An absent path is ``None``. ``TOO_LARGE`` stands for a value whose JSON is
+        longer than ``FACT_LIMIT_BYTES``, so that an expression that reads it fails by name.
     """
     found: dict[str, Scalar | Json] = {}
     for path in graph.facts:
@@ -231,7 +234,7 @@ def extract_facts(graph: CompiledGraph, values: Mapping[str, Json]) -> dict[str,
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, (bool, int, float, type(None))):
             if len(msgspec.json.encode(value)) > FACT_LIMIT_BYTES:
-                continue
+                value = TOO_LARGE
         found[fact_name(path)] = value
     return found
 
