@@ -1,0 +1,86 @@
+"""JSON log lines on stderr, every one of them through the redaction.
+
+structlog and the standard library's logging end in the same processors, so a line of a third-party
+package is redacted like our own. The redaction runs after everything that adds text (context,
+tracebacks) and right before the line is written: nothing can slip in behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.typing import Processor
+
+from hive_ray.observe.redaction import redact, register_key_names
+
+QUIET = ("httpx2", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
+"""Packages whose lines below WARNING would repeat every request."""
+
+
+def configure(
+    component: str, level: str = "INFO", key_names: Iterable[str] = (), stream: TextIO | None = None
+) -> None:
+    """Send all logging of this process to one JSON stream.
+
+    Args:
+        component: who writes (``controller/0``, ``worker/tool/3``, ``serve``, ``cli``).
+        key_names: further names of keys whose values are masked.
+        stream: stderr unless given.
+    """
+    register_key_names(key_names)
+    before = _before_redaction(component)
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_formatter(before))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
+
+
+def _before_redaction(component: str) -> list[Processor]:
+    def named(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("component", component)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        named,
+    ]
+
+
+def _formatter(before: list[Processor]) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            redact_event,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+
+
+def redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The structlog processor around ``redact``."""
+    return cast("MutableMapping[str, Any]", redact(event))
+
+
+get_logger = structlog.stdlib.get_logger
+bound = structlog.contextvars.bound_contextvars
+"""``with bound(request_id=…, run_id=…):`` every line inside carries them."""
