@@ -232,9 +232,9 @@ def extract_facts(graph: CompiledGraph, values: Mapping[str, Json]) -> dict[str,
         value: Json = values[path[0]]
         for key in path[1:]:
             value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, (bool, int, float, type(None))):
-            if len(msgspec.json.encode(value)) > FACT_LIMIT_BYTES:
-                value = TOO_LARGE
+        is_small = isinstance(value, (bool, int, float, type(None)))
+        if not is_small and len(msgspec.json.encode(value)) > FACT_LIMIT_BYTES:
+            value = TOO_LARGE
         found[fact_name(path)] = value
     return found
 

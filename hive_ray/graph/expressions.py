@@ -46,7 +46,9 @@ def compile_condition(source: str, facts: list[FactPath], keys: Collection[str] 
         ExpressionFault: what is wrong, and what would be right.
     """
     if len(source.encode("utf-8", "replace")) > SOURCE_LIMIT_BYTES:
-        raise ExpressionFault(f"longer than {SOURCE_LIMIT_BYTES} bytes", "compute the value in a function node")
+        raise ExpressionFault(
+            f"longer than {SOURCE_LIMIT_BYTES} bytes", "compute the value in a function node"
+        )
     found = Facts(list(facts))
     text = _translated(source, found, keys)
     _check(text)
@@ -70,7 +72,9 @@ def _as_native(source: str, facts: Facts, keys: Collection[str], not_python: Syn
     try:
         _environment().compile(text)
     except RuntimeError as error:
-        problem = f"neither Python ({not_python.msg} at column {not_python.offset}) nor CEL ({_first_line(error)})"
+        problem = (
+            f"neither Python ({not_python.msg} at column {not_python.offset}) nor CEL ({_first_line(error)})"
+        )
         raise ExpressionFault(problem, "write for example: str(verdict).lower() == 'pass'") from error
     return text
 
@@ -94,7 +98,9 @@ def _refusal(message: str) -> ExpressionFault:
     mismatch = _NO_OVERLOAD.search(message)
     if mismatch:
         operation, kinds = mismatch.groups()
-        return ExpressionFault(f"{operation} does not apply to ({kinds})", "convert with str(), int() or float()")
+        return ExpressionFault(
+            f"{operation} does not apply to ({kinds})", "convert with str(), int() or float()"
+        )
     if "recursion" in message:
         return ExpressionFault("nested too deeply", "split the condition over several nodes")
     return ExpressionFault(_first_line(message))
@@ -202,7 +208,9 @@ def _environment() -> cel.Env:
     return cel.NewEnv(variables=variables, functions=[_declaration(semantic) for semantic in SEMANTICS])
 
 
-_TYPES: dict[Kind | None, cel.Type] = {kind: getattr(cel.Type, kind.name) for kind in Kind} | {None: cel.Type.DYN}
+_TYPES: dict[Kind | None, cel.Type] = {kind: getattr(cel.Type, kind.name) for kind in Kind} | {
+    None: cel.Type.DYN
+}
 
 
 def _declaration(semantic: Semantic) -> cel.FunctionDecl:

@@ -11,19 +11,22 @@ from collections.abc import Collection
 
 from hive_ray.graph.translation import ExpressionFault, FactPath, Facts
 
+_QUOTED = (
+    r"[rRbB]{0,2}(?:"
+    r"""'{3}(?:[^\\]|\\.)*?'{3}|"{3}(?:[^\\]|\\.)*?"{3}"""
+    r"""|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
+)
 _TOKEN = re.compile(
-    r"""
-    (?P<space>\s+|//[^\n]*)
-  | (?P<string>[rRbB]{0,2}(?:'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"))
-  | (?P<number>\d[\w.]*)
-  | (?P<name>[A-Za-z_]\w*)
-  | (?P<other>&&|\|\||[=!<>]=|.)
-    """,
-    re.VERBOSE | re.DOTALL,
+    rf"(?P<space>\s+|//[^\n]*)|(?P<string>{_QUOTED})|(?P<number>\d[\w.]*)|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<other>&&|\|\||[=!<>]=|.)",
+    re.DOTALL,
 )
-_RESERVED = frozenset(
-    "true false null in int uint double bool string bytes list map null_type type dyn duration timestamp".split()
-)
+_CONSTANTS = ("true", "false", "null", "in")
+_TYPE_NAMES = (
+    "int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "dyn",
+    "duration", "timestamp",
+)  # fmt: skip
+_RESERVED = frozenset(_CONSTANTS + _TYPE_NAMES)
 _BINDERS = frozenset(("all", "exists", "exists_one", "map", "filter"))
 _CONTEXTS = ("output", "memory")
 
@@ -45,7 +48,11 @@ def translate_native(source: str, facts: Facts, keys: Collection[str] = ()) -> s
 def _bound_names(tokens: list[Token]) -> frozenset[str]:
     texts = [text for _, text in tokens]
     windows = zip(texts, texts[1:], texts[2:], texts[3:], strict=False)
-    return frozenset(name for macro, opening, name, comma in windows if macro in _BINDERS and (opening, comma) == ("(", ","))
+    return frozenset(
+        name
+        for macro, opening, name, comma in windows
+        if macro in _BINDERS and (opening, comma) == ("(", ",")
+    )
 
 
 def _rewrite(tokens: list[Token], bound: frozenset[str], facts: Facts, keys: frozenset[str]) -> str:

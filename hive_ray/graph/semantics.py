@@ -80,7 +80,9 @@ def _unary(name: str, apply: Callable[[Json], Json], kinds: Sequence[Kind], resu
 
 
 def _binary(
-    name: str, apply: Callable[[Json, Json], Json], *pairs: tuple[tuple[Kind, ...], tuple[Kind, ...], Kind | None]
+    name: str,
+    apply: Callable[[Json, Json], Json],
+    *pairs: tuple[tuple[Kind, ...], tuple[Kind, ...], Kind | None],
 ) -> Semantic:
     signatures = tuple(Signature((left, right), result) for left, right, result in pairs)
     return Semantic(name, apply, signatures)
@@ -116,7 +118,9 @@ SEMANTICS: tuple[Semantic, ...] = (
     _ordering("le", lambda x, y: x <= y),
     _ordering("gt", lambda x, y: x > y),
     _ordering("ge", lambda x, y: x >= y),
-    _binary("in", lambda x, y: x in y, (ANY, LIST, Kind.BOOL), (ANY, MAP, Kind.BOOL), (TEXT, TEXT, Kind.BOOL)),
+    _binary(
+        "in", lambda x, y: x in y, (ANY, LIST, Kind.BOOL), (ANY, MAP, Kind.BOOL), (TEXT, TEXT, Kind.BOOL)
+    ),
     _binary("add", lambda x, y: x + y, (NUMBER, NUMBER, None), (TEXT, TEXT, Kind.STRING), (LIST, LIST, None)),
     _arithmetic("sub", lambda x, y: x - y),
     _arithmetic("mul", lambda x, y: x * y),

@@ -59,7 +59,9 @@ class Facts:
         """The CEL variable of a path, numbered on first use."""
         if path not in self.paths:
             if len(self.paths) >= FACTS_LIMIT:
-                raise ExpressionFault(f"more than {FACTS_LIMIT} memory paths are read by conditions", "read fewer")
+                raise ExpressionFault(
+                    f"more than {FACTS_LIMIT} memory paths are read by conditions", "read fewer"
+                )
             self.paths.append(path)
         index = self.paths.index(path)
         if index not in self.read:
@@ -71,7 +73,7 @@ def translate(source: str, facts: Facts, keys: Collection[str] = ()) -> str:
     """CEL text with the meaning that Python gives to ``source``.
 
     Args:
-        keys: memory keys known to exist; one named ``output`` or ``memory`` hides Hive's context of that name.
+        keys: memory keys known to exist; one named ``output`` or ``memory`` hides Hive's context.
 
     Raises:
         SyntaxError: not a Python expression.
@@ -124,15 +126,25 @@ class _Translator:
                 return _constant(node)
             case ast.Name(id=name):
                 return _LITERAL_NAMES[name]
-            case ast.BoolOp(op=operator, values=values):
-                return self._choice(isinstance(operator, ast.And), values, depth)
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                chosen, other = self.value(body, depth + 1), self.value(orelse, depth + 1)
-                return f"({self.boolean(test, depth + 1)} ? dyn({chosen}) : dyn({other}))"
-            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-                return self._signed(node.op, operand, depth)
-            case ast.UnaryOp(op=ast.Not()) | ast.Compare():
+            case ast.Compare() | ast.UnaryOp(op=ast.Not()):
                 return self.boolean(node, depth)
+            case ast.BoolOp() | ast.IfExp():
+                return self._branch(node, depth)
+            case ast.Call():
+                return self._call(node, depth)
+            case _:
+                return self._operation(node, depth)
+
+    def _branch(self, node: ast.BoolOp | ast.IfExp, depth: int) -> str:
+        if isinstance(node, ast.BoolOp):
+            return self._choice(isinstance(node.op, ast.And), node.values, depth)
+        chosen, other = self.value(node.body, depth + 1), self.value(node.orelse, depth + 1)
+        return f"({self.boolean(node.test, depth + 1)} ? dyn({chosen}) : dyn({other}))"
+
+    def _operation(self, node: ast.expr, depth: int) -> str:
+        match node:
+            case ast.UnaryOp(op=operator, operand=operand):
+                return self._signed(operator, operand, depth)
             case ast.BinOp(left=left, op=operator, right=right):
                 return self._arithmetic(left, operator, right, depth)
             case ast.List(elts=items):
@@ -141,8 +153,6 @@ class _Translator:
                 return f"py_get({self.value(value, depth + 1)}, {string_literal(key)})"
             case ast.Subscript(value=value, slice=index):
                 return f"py_index({self.value(value, depth + 1)}, {self.value(index, depth + 1)})"
-            case ast.Call():
-                return self._call(node, depth)
             case _:
                 raise _unsupported(node)
 
@@ -195,16 +205,22 @@ class _Translator:
         return "[" + ", ".join(f"dyn({self.value(item, depth + 1)})" for item in items) + "]"
 
     def _signed(self, operator: ast.unaryop, operand: ast.expr, depth: int) -> str:
-        if isinstance(operator, ast.USub) and isinstance(operand, ast.Constant):
-            if type(operand.value) in (int, float):
-                return _number(-operand.value)  # pyright: ignore[reportOperatorIssue, reportArgumentType]
-        name = "neg" if isinstance(operator, ast.USub) else "pos"
-        return f"py_{name}({self.value(operand, depth + 1)})"
+        match operator, operand:
+            case ast.USub(), ast.Constant(value=(int(number) | float(number))):
+                return _number(-number)
+            case ast.USub(), _:
+                return f"py_neg({self.value(operand, depth + 1)})"
+            case ast.UAdd(), _:
+                return f"py_pos({self.value(operand, depth + 1)})"
+            case _:
+                raise ExpressionFault("operator ~ is not part of conditions", "use + - * / %")
 
     def _arithmetic(self, left: ast.expr, operator: ast.operator, right: ast.expr, depth: int) -> str:
         name = _ARITHMETIC.get(type(operator))
         if name is None:
-            raise ExpressionFault(f"operator {type(operator).__name__} is not part of conditions", "use + - * / %")
+            raise ExpressionFault(
+                f"operator {type(operator).__name__} is not part of conditions", "use + - * / %"
+            )
         return f"py_{name}({self.value(left, depth + 1)}, {self.value(right, depth + 1)})"
 
     def _call(self, node: ast.Call, depth: int) -> str:
@@ -248,7 +264,9 @@ class _Translator:
                 return self._longer(value, _plain_name(key))
             case ast.Subscript(value=value, slice=ast.Constant(value=str(key))):
                 return self._longer(value, key)
-            case ast.Call(func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str(key))], keywords=[]):
+            case ast.Call(
+                func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str(key))], keywords=[]
+            ):
                 return self._longer(value, key)
             case _:
                 return None
@@ -261,14 +279,18 @@ class _Translator:
     def _fact(self, path: FactPath) -> str:
         if path[0] in _CONTEXTS and path[0] not in self.keys:
             if len(path) == 1:
-                raise ExpressionFault(f"'{path[0]}' alone has no value", f"name a key: {path[0]}.KEY or just KEY")
+                raise ExpressionFault(
+                    f"'{path[0]}' alone has no value", f"name a key: {path[0]}.KEY or just KEY"
+                )
             path = path[1:]
         return self.facts.variable(path)
 
 
 def _check_depth(depth: int) -> None:
     if depth > DEPTH_LIMIT:
-        raise ExpressionFault(f"nested deeper than {DEPTH_LIMIT} levels", "split the condition over several nodes")
+        raise ExpressionFault(
+            f"nested deeper than {DEPTH_LIMIT} levels", "split the condition over several nodes"
+        )
 
 
 def _plain_name(name: str) -> str:
@@ -313,7 +335,9 @@ def _singleton(node: ast.expr) -> str:
 
 def _unsupported(node: ast.expr) -> ExpressionFault:
     remedy = "use names, constants, comparisons, and/or/not, in, + - * / %, str() int() float() bool() len()"
-    return ExpressionFault(f"{type(node).__name__} is not part of conditions: {ast.unparse(node)[:80]}", remedy)
+    return ExpressionFault(
+        f"{type(node).__name__} is not part of conditions: {ast.unparse(node)[:80]}", remedy
+    )
 
 
 def _unsupported_call(node: ast.Call) -> ExpressionFault:

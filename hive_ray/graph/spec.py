@@ -1,0 +1,184 @@
+"""What users write: graphs, nodes and edges, in the fields of Hive's ``agent.json`` plus our own.
+
+A ``GraphSpec`` is the canonical form: ``hive_format`` brings every generation of the format to it,
+``builder`` makes it in Python, ``compiler`` turns it into what is executed. Its parts are checked one by
+one here; how they fit together is the compiler's matter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hive_ray.graph.compiled import EdgeCondition, NodeKind
+
+NAME_LIMIT = 200
+"""Characters of an id or a memory key."""
+
+NODES_LIMIT = 2000
+EDGES_LIMIT = 10_000
+TEXT_LIMIT = 1_000_000
+"""Characters of one prompt or description."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_YEAR_S = 366 * 86_400.0
+
+
+def parse_seconds(value: Any) -> Any:
+    """``"1h30m"`` as seconds; other values are left to the type check."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError("not a duration: write seconds as a number, or for example '90s', '15m', '1h30m'")
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
+
+
+class Spec(BaseModel):
+    """Unknown fields are refused, and what was written never shows in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class RetrySpec(Spec):
+    """How a step of the node is tried again."""
+
+    max_retries: int | None = Field(default=None, ge=0, le=100)
+    base_s: Seconds = 0.5
+    cap_s: Seconds = 30.0
+    retry_on: list[Name] = []
+
+
+class ApprovalSpec(Spec):
+    """What a human node asks for, of whom, and until when."""
+
+    reason: Text = ""
+    form: dict[str, Any] | None = None
+    """JSON Schema of the answer; without it one is derived from ``output_keys``."""
+    deadline_s: Seconds | None = None
+    owner: str = ""
+
+
+class LoopSpec(Spec):
+    """Hive's ``loop_config``; only the number of turns means something here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    max_iterations: int | None = Field(default=None, ge=1, le=10_000)
+
+
+class BudgetSpec(Spec):
+    """Ceilings of one run, when its submission names none."""
+
+    budget_usd: Usd | None = None
+    deadline_s: Seconds | None = None
+
+
+class NodeSpec(Spec):
+    """One node. Which fields it needs depends on ``node_type``."""
+
+    id: Name
+    node_type: NodeKind
+    name: Text = ""
+    description: Text = ""
+    input_keys: list[Name] = []
+    output_keys: list[Name] = []
+    nullable_output_keys: list[Name] = []
+    output_schema: dict[str, Any] | None = None
+    success_criteria: Text = ""
+    # work
+    function: Name | None = None
+    tool: Name | None = None
+    tools: list[Name] = []
+    routes: dict[Name, Name] = {}
+    sub_agents: list[Name] = []
+    # LLM
+    model: Name | None = None
+    system_prompt: Text = ""
+    prompt: Text = ""
+    """User prompt template with ``{key}`` or ``{{key}}``."""
+    max_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_turns: int | None = Field(default=None, ge=1, le=10_000)
+    loop_config: LoopSpec | None = None
+    client_facing: bool = False
+    idle_s: Seconds | None = None
+    record: bool = False
+    # dispatch
+    pool: Name | None = None
+    timeout_s: Seconds | None = None
+    idempotent: bool | None = None
+    cost_usd: Usd = Decimal(0)
+    max_retries: int | None = Field(default=None, ge=0, le=100)
+    retry_on: list[Name] = []
+    retry: RetrySpec | None = None
+    max_node_visits: int = Field(default=0, ge=0, le=1_000_000)
+    # human
+    approval: ApprovalSpec | None = None
+    # map and subgraph
+    map_over: Name | None = None
+    item_key: Name = "item"
+    window: int = Field(default=8, ge=1, le=1000)
+    max_items: int = Field(default=10_000, ge=1, le=1_000_000)
+    on_item_failure: Literal["fail", "skip", "collect"] = "fail"
+    body: GraphSpec | None = None
+    subgraph: GraphSpec | None = None
+
+
+class EdgeSpec(Spec):
+    """One edge; ``condition_expr`` is ANDed with the condition, whatever it is."""
+
+    id: Name
+    source: Name
+    target: Name
+    condition: EdgeCondition = EdgeCondition.ALWAYS
+    condition_expr: str | None = None
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    input_mapping: dict[Name, str] = {}
+    description: Text = ""
+
+
+class GraphSpec(Spec):
+    """A whole graph in canonical form."""
+
+    id: Name
+    nodes: list[NodeSpec] = Field(min_length=1, max_length=NODES_LIMIT)
+    edges: list[EdgeSpec] = Field(default=[], max_length=EDGES_LIMIT)
+    name: Text = ""
+    description: Text = ""
+    entry_node: Name | None = None
+    terminal_nodes: list[Name] | None = None
+    """``None``: every node without an edge that leaves."""
+    pause_nodes: list[Name] = []
+    conversation_mode: Literal["continuous", "isolated"] | None = None
+    identity_prompt: Text = ""
+    max_steps: int = Field(default=100, ge=1, le=1_000_000)
+    max_retries_per_node: int | None = Field(default=None, ge=0, le=100)
+    loop_config: LoopSpec | None = None
+    default_model: Name | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    budget: BudgetSpec | None = None
+    input_schema: dict[str, Any] | None = None
+    """JSON Schema of the run's input; its properties count as keys that the input brings."""
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A remedy that names the known word nearest to ``name``, or all of them if they are few."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if 0 < len(known) <= 12:
+        return "known: " + ", ".join(sorted(known))
+    return ""
