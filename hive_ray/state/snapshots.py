@@ -1,0 +1,386 @@
+"""Incremental snapshots: what every live run was at some seq, without writing again what did not change.
+
+A snapshot is a manifest and the parts it points into; an item that did not change stays in an older part.
+Snapshots are fuzzy: items are added while events go on, so each carries the seq it reflects, and recovery
+applies to it only the events behind that. A part of which less than half is live is rewritten, and when
+there are too many parts the smaller half is joined, which bounds space to twice the live bytes, write
+amplification to 4, and the number of objects that recovery reads.
+
+A part is several zstd frames after each other (an Arrow schema, batches of about 64 KiB, the end), so that
+``zstd -d`` gives one Arrow stream and one item can be read by its frame's offset and length. Rows of a
+part: one item, in the order added (``key`` string, ``seq`` int64, ``data`` binary). Rows of a manifest: one
+live item, ordered by key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+
+from hive_ray.errors import AlreadyExists, Corrupt, StoreError
+from hive_ray.state import frames
+from hive_ray.state.reading import read_in_order, read_listed
+from hive_ray.state.store import Store
+
+FORMAT = 1
+KEPT = 2
+FRAME_BYTES = 64 * 1024
+PART_BYTES = 4 * 1024 * 1024
+MAX_PARTS = 64
+
+_ITEMS = pa.schema([("key", pa.string()), ("seq", pa.int64()), ("data", pa.binary())])
+_PLACES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("part", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("row", pa.int32()),
+        ("size", pa.int64()),
+        ("seq", pa.int64()),
+    ]
+)
+_KEY = b"hive"
+
+
+class Item(NamedTuple):
+    """One run's state (or another keyed state) as of ``seq``."""
+
+    seq: int
+    data: bytes
+
+
+class Place(NamedTuple):
+    """Where an item lies: row ``row`` of the frame at ``offset`` of ``part``; ``size`` is its raw bytes."""
+
+    part: str
+    offset: int
+    length: int
+    row: int
+    size: int
+    seq: int
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """An object that holds items; ``raw_bytes`` counts the data of all of them, live or not."""
+
+    name: str
+    size: int
+    raw_bytes: int
+    digest: str
+
+
+class SnapshotHeader(msgspec.Struct, frozen=True):
+    """What a snapshot covers.
+
+    Attributes:
+        base_seq: every item reflects at least this seq, or had no event since the one it carries.
+        segment_number: recovery reads the segments behind this one.
+        epoch: who wrote it; two writers never share a name.
+    """
+
+    partition: int
+    epoch: int
+    base_seq: int
+    segment_number: int
+    format: int = FORMAT
+
+
+class Manifest(NamedTuple):
+    """A snapshot's table of contents."""
+
+    name: str
+    header: SnapshotHeader
+    parts: dict[str, Part]
+    places: dict[str, Place]
+
+
+class Snapshot(NamedTuple):
+    """A snapshot as read back."""
+
+    manifest: Manifest
+    items: dict[str, Item]
+
+
+class Finished(NamedTuple):
+    """What a snapshot adds to the store: create ``objects`` in this order, the manifest comes last."""
+
+    objects: list[tuple[str, bytes]]
+    manifest: Manifest
+
+
+class SnapshotWriter:
+    """One snapshot in the making: begin, add in slices, carry what must move, finish."""
+
+    def __init__(self, header: SnapshotHeader, previous: Manifest | None) -> None:
+        if previous and previous.header.segment_number >= header.segment_number:
+            raise ValueError(f"{previous.name} already covers segment {header.segment_number}")
+        self._header = header
+        self._parts = dict(previous.parts) if previous else {}
+        self._places = dict(previous.places) if previous else {}
+        self._dropped: set[str] = set()
+        self._objects: list[tuple[str, bytes]] = []
+        self._building = _PartBuilder(self._next_part())
+
+    def add(self, key: str, seq: int, data: bytes) -> None:
+        """Take the present state of a key that changed since the previous snapshot."""
+        self._places.pop(key, None)
+        self._dropped.discard(key)
+        self._building.add(key, seq, data)
+        if self._building.raw_bytes >= PART_BYTES:
+            self._close_part()
+
+    def drop(self, key: str) -> None:
+        """Leave a key out from now on, whether it was added before or not."""
+        self._places.pop(key, None)
+        self._dropped.add(key)
+
+    def to_rewrite(self) -> list[str]:
+        """Name the older parts whose bytes must be given to ``carry`` before ``finish``; ask after adding."""
+        live = self._live_bytes()
+        sparse = [name for name, part in self._parts.items() if live[name] * 2 < part.raw_bytes]
+        wanted = [name for name in sparse if live[name] > 0]
+        dense = [name for name in self._parts if name not in sparse]
+        if len(dense) > MAX_PARTS:
+            wanted += sorted(dense, key=lambda name: live[name])[: len(dense) // 2]
+        return wanted
+
+    def carry(self, name: str, data: bytes) -> None:
+        """Move what is live in an older part into the new one; raises ``Corrupt`` if it is damaged."""
+        places = {key: place for key, place in self._places.items() if place.part == name}
+        for key, item in _read_items(self._parts[name], data, places).items():
+            self.add(key, item.seq, item.data)
+        del self._parts[name]
+
+    def finish(self) -> Finished:
+        """Close the snapshot and return the objects to create."""
+        self._close_part()
+        live = self._live_bytes()
+        parts = {name: part for name, part in self._parts.items() if live[name] > 0}
+        manifest = Manifest(_manifest_name(self._header), self._header, parts, self._places)
+        return Finished([*self._objects, (manifest.name, _encode_manifest(manifest))], manifest)
+
+    def _next_part(self) -> str:
+        header = self._header
+        name = f"{header.segment_number:012d}-{header.epoch:06d}-{len(self._objects):04d}"
+        return f"{_folder(header.partition)}parts/{name}.arrow.zst"
+
+    def _close_part(self) -> None:
+        if self._building.raw_bytes == 0:
+            return
+        part, data, places = self._building.finish()
+        self._parts[part.name] = part
+        self._places.update((key, place) for key, place in places.items() if key not in self._dropped)
+        self._objects.append((part.name, data))
+        self._building = _PartBuilder(self._next_part())
+
+    def _live_bytes(self) -> dict[str, int]:
+        live = dict.fromkeys(self._parts, 0)
+        for place in self._places.values():
+            live[place.part] += max(place.size, 1)
+        return live
+
+
+class _PartBuilder:
+    """Items on their way into one part, compressed frame by frame as they come."""
+
+    def __init__(self, name: str) -> None:
+        self.raw_bytes = 0
+        self._name = name
+        self._frames = [frames.compress(_ITEMS.serialize().to_pybytes())]
+        self._offset = len(self._frames[0])
+        self._rows: list[tuple[str, int, bytes]] = []
+        self._frame_bytes = 0
+        self._places: dict[str, Place] = {}
+
+    def add(self, key: str, seq: int, data: bytes) -> None:
+        self._rows.append((key, seq, data))
+        # An empty item counts too, so that a part of nothing else is not taken for dead.
+        size = max(len(data), 1)
+        self.raw_bytes += size
+        self._frame_bytes += size
+        if self._frame_bytes >= FRAME_BYTES:
+            self._close_frame()
+
+    def finish(self) -> tuple[Part, bytes, dict[str, Place]]:
+        if self._rows:
+            self._close_frame()
+        data = b"".join([*self._frames, frames.compress(frames.END_OF_STREAM)])
+        return Part(self._name, len(data), self.raw_bytes, _digest(data)), data, self._places
+
+    def _close_frame(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _ITEMS, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=_ITEMS)
+        frame = frames.compress(batch.serialize().to_pybytes())
+        for row, (key, seq, data) in enumerate(self._rows):
+            self._places[key] = Place(self._name, self._offset, len(frame), row, len(data), seq)
+        self._frames.append(frame)
+        self._offset += len(frame)
+        self._rows, self._frame_bytes = [], 0
+
+
+def write_snapshot(store: Store, finished: Finished) -> None:
+    """Create a snapshot's objects, the manifest last; repeating it after an error is harmless.
+
+    Raises:
+        StoreError: the store failed, or other bytes stand under one of the names (an earlier try that was
+            given up): begin again at a later segment.
+    """
+    for name, data in finished.objects:
+        try:
+            store.create(name, data)
+        except AlreadyExists as error:
+            if store.get(name) != data:
+                raise StoreError(f"{name}: another snapshot took this name; begin a later one") from error
+
+
+def load_latest(store: Store, partition: int) -> Snapshot | None:
+    """Read the newest snapshot; None if there is none.
+
+    Raises:
+        Corrupt: it or a part of it is damaged or missing; an older one is never taken in its place.
+    """
+    names = _manifest_names(store.list(_folder(partition)))
+    if not names:
+        return None
+    manifest = load_manifest(store, names[-1])
+    places: dict[str, dict[str, Place]] = {name: {} for name in manifest.parts}
+    for key, place in manifest.places.items():
+        places[place.part][key] = place
+    items: dict[str, Item] = {}
+    for name, data in read_in_order(store, list(manifest.parts)):
+        items.update(_read_items(manifest.parts[name], data, places[name]))
+    return Snapshot(manifest, items)
+
+
+def kept_manifests(store: Store, partition: int) -> list[Manifest]:
+    """Read the snapshots that stay, newest last."""
+    names = _manifest_names(store.list(_folder(partition)))
+    return [load_manifest(store, name) for name in names[-KEPT:]]
+
+
+def load_manifest(store: Store, name: str) -> Manifest:
+    """Read one table of contents; raises ``Corrupt``."""
+    metadata, batch = frames.read_stream(name, frames.decompress(name, read_listed(store, name)))
+    head = _manifest_head(name, metadata.get(_KEY, b""))
+    if _manifest_name(head.header) != name:
+        raise Corrupt(name, f"is a copy of {_manifest_name(head.header)}")
+    return Manifest(name, head.header, {part.name: part for part in head.parts}, _places(name, head, batch))
+
+
+def garbage(names: Iterable[str], kept: Sequence[Manifest]) -> list[str]:
+    """Tell which of a partition's snapshot objects no kept manifest needs.
+
+    Args:
+        names: a listing taken while no snapshot is being written, else its new parts look unneeded.
+        kept: the manifests that stay; with none, nothing is garbage.
+    """
+    if not kept:
+        return []
+    needed = {name for manifest in kept for name in (manifest.name, *manifest.parts)}
+    newest = kept[-1].name
+    # Nothing behind the newest kept manifest is touched: a newer controller may have written it.
+    return sorted(name for name in names if name not in needed and _order(name) <= _order(newest))
+
+
+def snapshot_folder(partition: int) -> str:
+    """The folder of one partition's snapshots, with its slash."""
+    return _folder(partition)
+
+
+class _Head(msgspec.Struct, frozen=True):
+    header: SnapshotHeader
+    parts: list[Part]
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+class _VersionHead(msgspec.Struct):
+    header: _Version
+
+
+def _folder(partition: int) -> str:
+    return f"snapshots/{partition:04d}/"
+
+
+def _manifest_name(header: SnapshotHeader) -> str:
+    return f"{_folder(header.partition)}{header.segment_number:012d}-{header.epoch:06d}.arrow.zst"
+
+
+def _manifest_names(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if "/parts/" not in name)
+
+
+def _order(name: str) -> str:
+    """Segment number and epoch out of a manifest's or part's name."""
+    return name.rpartition("/")[2][:19]
+
+
+def _encode_manifest(manifest: Manifest) -> bytes:
+    head = msgspec.json.encode(_Head(manifest.header, list(manifest.parts.values())))
+    index = {name: position for position, name in enumerate(manifest.parts)}
+    rows = [(key, index[place.part], *place[1:]) for key, place in sorted(manifest.places.items())]
+    columns = list(zip(*rows, strict=True)) or [()] * len(_PLACES)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _PLACES, strict=True)]
+    schema = _PLACES.with_metadata({_KEY: head})
+    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    return frames.compress(b"".join((schema.serialize(), batch.serialize(), frames.END_OF_STREAM)))
+
+
+def _manifest_head(name: str, raw: bytes) -> _Head:
+    try:
+        version = msgspec.json.decode(raw, type=_VersionHead).header.format
+        if version > FORMAT:
+            raise Corrupt(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
+        return msgspec.json.decode(raw, type=_Head)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(name, f"no snapshot's table of contents ({error})") from error
+
+
+def _places(name: str, head: _Head, batch: frames.Batch) -> dict[str, Place]:
+    parts = [part.name for part in head.parts]
+    try:
+        columns: list[Any] = [batch.column(field.name).to_pylist() for field in _PLACES]
+        rows = zip(*columns, strict=True)
+        return {key: Place(parts[part], *rest) for key, part, *rest in rows}
+    except (KeyError, IndexError, TypeError) as error:
+        raise Corrupt(name, f"its rows do not fit its parts ({error})") from error
+
+
+def _read_items(part: Part, data: bytes, places: dict[str, Place]) -> dict[str, Item]:
+    if len(data) != part.size or _digest(data) != part.digest:
+        raise Corrupt(part.name, "its bytes do not have the digest that the snapshot recorded")
+    wanted: dict[tuple[int, int], list[str]] = {}
+    for key, place in places.items():
+        wanted.setdefault((place.offset, place.length), []).append(key)
+    items: dict[str, Item] = {}
+    for (offset, length), keys in wanted.items():
+        rows = _read_frame(part.name, data[offset : offset + length])
+        items.update((key, _pick(part.name, key, rows, places[key].row)) for key in keys)
+    return items
+
+
+def _read_frame(name: str, frame: bytes) -> list[tuple[str, int, bytes]]:
+    raw = frames.decompress(name, frame)
+    try:
+        batch = pa.ipc.read_record_batch(pa.py_buffer(raw), _ITEMS)
+    except pa.ArrowException as error:
+        raise Corrupt(name, f"no rows of a snapshot ({error})") from error
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _pick(name: str, key: str, rows: list[tuple[str, int, bytes]], row: int) -> Item:
+    if row >= len(rows) or rows[row][0] != key:
+        raise Corrupt(name, f"{key} is not where the snapshot says")
+    return Item(rows[row][1], rows[row][2])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
