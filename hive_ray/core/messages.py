@@ -24,6 +24,8 @@ class StepKind(StrEnum):
     LLM = "llm"
     DECIDE = "decide"
     """An LLM choice among the ``llm_decide`` edges of a finished node."""
+    COLLECT = "collect"
+    """Puts the results of a map's items into one list (inputs: ``"3.summary"``; ``"3.!"``: a failure)."""
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
@@ -113,7 +115,9 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True):
     chosen: tuple[str, ...] = ()
     """``DECIDE``: ids of the chosen edges."""
     message: str = ""
-    """Error text of a failed step."""
+    """Error text of a failed step; what is needed, of an approval."""
+    form: bytes = b""
+    """JSON Schema (bytes) of the answer that an approval waits for."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

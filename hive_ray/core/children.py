@@ -1,0 +1,192 @@
+"""Maps and subgraphs: nodes whose work is done by child runs.
+
+A subgraph node is a map over one item. Only the items of the window have a child at any time; results
+keep the order of the items, whatever the order in which the children end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from hive_ray.core import agent_loop, steps
+from hive_ray.core import events as ev
+from hive_ray.core.events import Draft, draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import StepContent, StepKind
+from hive_ray.core.routing import inputs_of
+from hive_ray.core.run import Run, RunStatus, Visit
+from hive_ray.core.values import Value, decode, inline
+from hive_ray.graph.compiled import CompiledGraph, MapPlan, NodeKind, NodePlan, extract_facts
+
+MAX_DEPTH = 8
+
+
+class Opened(NamedTuple):
+    """What a map's window needs: events of the parent and the first event of each new child."""
+
+    parent: list[Draft]
+    children: list[Draft]
+
+
+NOTHING_OPENED = Opened([], [])
+
+FAILED = "!"
+"""Key under which a collected failure stands in place of an item's outputs."""
+
+
+def begin(run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph]) -> Opened:
+    """Open the first window, or fail the node if there is nothing to map over."""
+    node = graph.nodes[visit.node]
+    if run.depth >= MAX_DEPTH:
+        why = f"subgraphs are nested deeper than {MAX_DEPTH}"
+        return Opened([steps.fail_node(run, node, visit, FailureKind.LIMIT_EXCEEDED, why)], [])
+    if node.kind is NodeKind.SUBGRAPH:
+        return _open(run, graph, visit, bodies, total=1)
+    items = _items(run, graph, visit)
+    plan = _plan(node)
+    if isinstance(items, str):
+        return Opened([steps.fail_node(run, node, visit, FailureKind.BAD_INPUT, items)], [])
+    if len(items) > plan.max_items:
+        why = f"{plan.over} has {len(items)} items, more than max_items = {plan.max_items}"
+        return Opened([steps.fail_node(run, node, visit, FailureKind.LIMIT_EXCEEDED, why)], [])
+    if not items:
+        return Opened([_collect(run, visit)], [])
+    return _open(run, graph, visit, bodies, total=len(items))
+
+
+def _plan(node: NodePlan) -> MapPlan:
+    assert node.map is not None
+    return node.map
+
+
+def _items(run: Run, graph: CompiledGraph, visit: Visit) -> list[Any] | str:
+    plan = _plan(graph.nodes[visit.node])
+    value = inputs_of(run, graph, visit).get(plan.over) or run.memory.get(plan.over)
+    if value is None:
+        return f"{plan.over} is not in memory: a map needs a list there"
+    if value.blob:
+        return f"{plan.over} is larger than a map can open ({value.size} bytes): hand it on in parts"
+    items = decode(value)
+    if not isinstance(items, list):
+        return f"{plan.over} is a {type(items).__name__}: a map needs a list"
+    return items
+
+
+def _open(
+    run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph], total: int
+) -> Opened:
+    node = graph.nodes[visit.node]
+    started = visit.children.started if visit.children else 0
+    live = len(visit.children.live) if visit.children else 0
+    window = node.map.window if node.map else 1
+    until = min(total, started + window - live)
+    numbers = range(started, until)
+    ids = tuple(f"{run.id}-{visit.serial}-{number}" for number in numbers)
+    progressed = Draft(ev.MapProgressed(run.id, visit.serial, until, total, children=ids))
+    inputs = inputs_of(run, graph, visit)
+    items = _items(run, graph, visit) if node.map else []
+    born: list[Draft] = []
+    for number, child in zip(numbers, ids, strict=True):
+        given = dict(inputs)
+        if node.map and isinstance(items, list):
+            given[node.map.item_key] = inline(items[number])
+        born.append(_child(run, visit, child, number, bodies[_body(node)], given))
+    return Opened([progressed], born)
+
+
+def _body(node: NodePlan) -> str:
+    if node.map:
+        return node.map.body
+    assert node.subgraph is not None
+    return node.subgraph.body
+
+
+def _child(
+    run: Run, visit: Visit, child: str, number: int, body: CompiledGraph, given: dict[str, Value]
+) -> Draft:
+    event = ev.RunSubmitted(
+        child,
+        run.request_id,
+        run.team,
+        run.agent,
+        body.version,
+        -1,
+        run.deadline_us,
+        principal=run.principal,
+        traceparent=run.traceparent,
+        parent=run.id,
+        parent_serial=visit.serial,
+        item=number,
+        depth=run.depth + 1,
+        graph_name=body.name or body.id,
+    )
+    small = {key: decode(value) for key, value in given.items() if not value.blob}
+    return draft(event, StepContent(outputs=given, facts=extract_facts(body, small)))
+
+
+def child_ended(run: Run, graph: CompiledGraph, visit: Visit, child: Run) -> list[Draft]:
+    """A child is terminal: note its result, or fail the node. The window moves in ``move_window``."""
+    node = graph.nodes[visit.node]
+    succeeded = child.status is RunStatus.SUCCEEDED
+    kind = "" if succeeded else (child.failure or FailureKind.CANCELLED)
+    why = child.message or child.reason or str(child.status)
+    if not succeeded and (node.map is None or node.map.on_failure == "fail"):
+        where = f"item {child.item}" if node.map else f"the subgraph (run {child.id})"
+        return [steps.fail_node(run, node, visit, kind, f"{where}: {why}")]
+    assert visit.children is not None
+    started, total = visit.children.started, visit.children.total
+    event = ev.MapProgressed(run.id, visit.serial, started, total, child.item, str(kind))
+    return [draft(event, StepContent(outputs=_result(node, child, str(kind), why)))]
+
+
+def _result(node: NodePlan, child: Run, kind: str, why: str) -> dict[str, Value]:
+    if not kind:
+        return {key: child.memory[key] for key in child.output_keys if key in child.memory}
+    if node.map and node.map.on_failure == "collect":
+        return {FAILED: inline({"error": kind, "message": why})}
+    return {}
+
+
+def move_window(
+    run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph]
+) -> Opened:
+    """Start the next items, or end the node when all have ended."""
+    children = visit.children
+    if children is None:
+        return NOTHING_OPENED
+    if children.started < children.total:
+        return _open(run, graph, visit, bodies, children.total)
+    if children.live or visit.steps:
+        return NOTHING_OPENED
+    node = graph.nodes[visit.node]
+    if node.kind is NodeKind.SUBGRAPH:
+        return Opened(_handed_up(run, graph, node, visit), [])
+    return Opened([_collect(run, visit)], [])
+
+
+def _handed_up(run: Run, graph: CompiledGraph, node: NodePlan, visit: Visit) -> list[Draft]:
+    assert visit.children is not None
+    result = visit.children.results[0]
+    outputs = {key: result[key] for key in (node.output_keys or result) if key in result}
+    small = {key: decode(value) for key, value in outputs.items() if not value.blob}
+    content = StepContent(outputs=outputs, facts=extract_facts(graph, small))
+    return agent_loop.end_well(run, node, visit, content)
+
+
+def _collect(run: Run, visit: Visit) -> Draft:
+    """A worker puts the list together: items may be blobs, which the controller never reads."""
+    return Draft(
+        ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.COLLECT, "collect", "function")
+    )
+
+
+def collect_inputs(visit: Visit) -> dict[str, Value]:
+    """Inputs of the collecting step: ``"3.summary"`` is what item 3 wrote under ``summary``."""
+    if visit.children is None:
+        return {}
+    return {
+        f"{number}.{key}": value
+        for number, result in sorted(visit.children.results.items())
+        for key, value in result.items()
+    }

@@ -1,0 +1,88 @@
+"""Commands: what is asked of the core. Imperative; time, identity and chance come with them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hive_ray.core.messages import StepContent
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """When a command is decided, and the chance it may use."""
+
+    wall_us: int
+    """Microseconds since the epoch."""
+    chance: float = 0.5
+    """Uniform in [0, 1): jitter."""
+
+
+class Submit(msgspec.Struct, frozen=True):
+    run: str
+    request_id: str
+    team: str
+    agent: str
+    graph: str
+    content: StepContent
+    """``outputs``: the input; ``facts``: its facts."""
+    digest: str = ""
+    idempotency_key: str = ""
+    budget_nanousd: int = -1
+    deadline_us: int = 0
+    """Wall time; 0: the graph's default."""
+    principal: str = ""
+    traceparent: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    run: str
+    reason: str = ""
+    principal: str = ""
+
+
+class Pause(msgspec.Struct, frozen=True):
+    run: str
+    reason: str = ""
+    principal: str = ""
+
+
+class Resume(msgspec.Struct, frozen=True):
+    run: str
+    principal: str = ""
+
+
+class Resolve(msgspec.Struct, frozen=True):
+    """A person's answer to an approval. ``content.outputs`` is the answer's form."""
+
+    run: str
+    approval: str
+    decision: str
+    content: StepContent
+    principal: str = ""
+    digest: str = ""
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """The client of a run says something (``content.outputs["said"]``)."""
+
+    run: str
+    content: StepContent
+    node: str = ""
+    principal: str = ""
+
+
+class Complete(msgspec.Struct, frozen=True):
+    """The client ends the conversation at a client-facing node."""
+
+    run: str
+    content: StepContent
+    node: str = ""
+    principal: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A command that does not fit the state; nothing was decided."""
+
+    problem: str
+    """``not_found``, ``conflict``, ``invalid`` or ``overloaded``."""
+    message: str
+    retry_after_s: float = 0.0

@@ -1,0 +1,548 @@
+"""The core put together: commands in, events out, the state kept.
+
+A command is decided in phases (the step, its node's edges, the joins, the run's end, its parent). Each
+phase is a pure function of the state; its events are applied before the next phase looks. All events of
+one command belong in one journal segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hive_ray.core import admission, agent_loop, children, fleet, lifecycle, people, routing, steps
+from hive_ray.core import events as ev
+from hive_ray.core import run as runs
+from hive_ray.core.commands import Cancel, Complete, Moment, Pause, Refused, Resolve, Resume, Signal, Submit
+from hive_ray.core.events import NOTHING, Draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import (
+    Lease,
+    Outcome,
+    StepContent,
+    StepKind,
+    WorkerInfo,
+    decode_outcome_content,
+)
+from hive_ray.core.run import Run, Step, StepStatus, Visit
+from hive_ray.graph.compiled import CompiledGraph, NodeKind
+
+SCAN_LIMIT = 64
+"""Stale or waiting queue entries looked at before an exchange gives up for this time."""
+
+
+class Engine:
+    """Runs, fleet and graphs of one partition, and the only code that changes them.
+
+    Args:
+        evaluator: evaluates the graphs' conditions.
+        sink: receives each event with its sequence number, in order, right after it was applied.
+    """
+
+    def __init__(self, evaluator: routing.Evaluator, sink: Callable[[int, Draft], None]) -> None:
+        self.seq = 0
+        self.runs: dict[str, Run] = {}
+        self.children: dict[str, dict[str, None]] = {}
+        """Live child runs by parent."""
+        self.fleet = fleet.Fleet()
+        self.graphs: dict[str, CompiledGraph] = {}
+        self._evaluator = evaluator
+        self._sink = sink
+
+    # --- applying events -------------------------------------------------------------------------
+
+    def _record(self, drafts: list[Draft], now: Moment) -> None:
+        """Apply what was decided, in order, and hand it to the sink."""
+        for drafted in drafts:
+            self.seq += 1
+            event = drafted.event
+            run = self._evolve(event, drafted.decoded, now.wall_us, self.seq)
+            self._sink(self.seq, drafted)
+            if run is not None and run.parent:
+                self._note_child(run, event)
+
+    def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run | None:
+        if not event.run:
+            fleet.evolve(self.fleet, event, at_us)
+            self.fleet.seq = seq
+            return None
+        kind = type(event)
+        if kind is ev.RunSubmitted:
+            return self._born(event, content, at_us, seq)
+        run = self.runs[event.run]
+        before = _BEFORE.get(kind)
+        if before is not None:
+            before(self.fleet, run, event)
+        spent, reserved = run.spent_nanousd, run.reserved_nanousd
+        runs.evolve(run, event, content, at_us)
+        run.seq = seq
+        if run.parent and (spent != run.spent_nanousd or reserved != run.reserved_nanousd):
+            self._charge_ancestors(run, run.spent_nanousd - spent, run.reserved_nanousd - reserved, seq)
+        after = _AFTER.get(kind)
+        if after is not None:
+            after(self.fleet, run, event)
+        return run
+
+    def _born(self, event: Any, content: StepContent, at_us: int, seq: int) -> Run:
+        run = runs.begin(event, content, at_us)
+        run.seq = seq
+        self.runs[event.run] = run
+        fleet.note_submission(self.fleet, run)
+        return run
+
+    def _charge_ancestors(self, run: Run, spent: int, reserved: int, seq: int) -> None:
+        """A child's money is its ancestors' too; one restored at a later seq has counted it already."""
+        while run.parent:
+            run = self.runs[run.parent]
+            if run.seq < seq:
+                run.spent_nanousd += spent
+                run.reserved_nanousd += reserved
+
+    def _note_child(self, run: Run, event: ev.Event) -> None:
+        if isinstance(event, ev.RunSubmitted):
+            self.children.setdefault(run.parent, {})[run.id] = None
+        elif run.terminal:
+            self.children.get(run.parent, {}).pop(run.id, None)
+
+    def replay(self, seq: int, at_us: int, event: ev.Event, content: StepContent) -> None:
+        """Apply an event read from the journal, unless a snapshot already shows it."""
+        self.seq = max(self.seq, seq)
+        if not event.run:
+            if seq > self.fleet.seq:
+                self._evolve(event, content, at_us, seq)
+            return
+        run = self.runs.get(event.run)
+        if run is None or seq > run.seq:
+            self._evolve(event, content, at_us, seq)
+
+    def restored(self) -> None:
+        """After snapshot and replay: make the index from the runs alone."""
+        fleet.rebuild(self.fleet, self.runs.values())
+        self.children = {}
+        for run in self.runs.values():
+            if run.parent and not run.terminal:
+                self.children.setdefault(run.parent, {})[run.id] = None
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def add_graph(self, graph: CompiledGraph) -> None:
+        """Make a graph and its subgraphs known by hash."""
+        self.graphs[graph.version] = graph
+        for body in graph.subgraphs:
+            self.add_graph(body)
+
+    def submit(self, command: Submit, now: Moment) -> Run | Refused:
+        """Begin a run, or answer with the run that the same idempotency key began."""
+        if command.idempotency_key:
+            known = self.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
+            if known is not None and known.digest != command.digest:
+                return Refused(
+                    "mismatch",
+                    f"Idempotency-Key {command.idempotency_key} was used for run {known.run} with another body",
+                )
+            if known is not None:
+                return self.runs[known.run]
+        if command.run in self.runs:
+            return self.runs[command.run]
+        graph = self.graphs[command.graph]
+        self._record([lifecycle.submit(command, graph, now)], now)
+        run = self.runs[command.run]
+        self._begin(run, now)
+        return run
+
+    def _begin(self, run: Run, now: Moment) -> None:
+        graph = self.graphs[run.graph]
+        self._enter(run, graph, routing.enter_first(run, graph), now)
+        self._advance(run, now)
+
+    def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
+        return self._on_run(command.run, lambda run: lifecycle.cancel(run, command), now)
+
+    def pause(self, command: Pause, now: Moment) -> Run | Refused:
+        answer = self._on_run(command.run, lambda run: lifecycle.pause(run, command), now)
+        for child in self._live_children(command.run):
+            self.pause(Pause(child, command.reason, command.principal), now)
+        return answer
+
+    def resume(self, command: Resume, now: Moment) -> Run | Refused:
+        """End an operator's pause and every wait at a pause node."""
+        answer = self._on_run(command.run, lambda run: lifecycle.resume(run, command), now)
+        for child in self._live_children(command.run):
+            self.resume(Resume(child, command.principal), now)
+        if isinstance(answer, Run):
+            for visit in list(answer.visits.values()):
+                if visit.wait is not None and visit.wait.reason == "pause":
+                    approval = visit.wait.approval
+                    self.resolve(Resolve(answer.id, approval, "resume", NOTHING, command.principal), now)
+        return answer
+
+    def _live_children(self, run_id: str) -> list[str]:
+        return list(self.children.get(run_id, ()))
+
+    def resolve(self, command: Resolve, now: Moment) -> Run | Refused:
+        """A person's answer to an approval; the same answer again gets the first result."""
+        run = self.runs.get(command.run)
+        if run is None:
+            return _no_run(command.run)
+        earlier = run.answers.get(command.approval)
+        if earlier is not None:
+            if earlier == runs.answer_digest(command.decision, command.digest):
+                return run
+            return Refused("conflict", f"approval {command.approval} is already resolved: {earlier.split(':')[0]}")
+        graph = self.graphs[run.graph]
+        return self._on_run(command.run, lambda run: people.resolve(run, graph, command, now), now)
+
+    def signal(self, command: Signal, now: Moment) -> Run | Refused:
+        return self._by_client(command, "answer", now)
+
+    def complete(self, command: Complete, now: Moment) -> Run | Refused:
+        return self._by_client(command, "complete", now)
+
+    def _by_client(self, command: Signal | Complete, decision: str, now: Moment) -> Run | Refused:
+        run = self.runs.get(command.run)
+        if run is None:
+            return _no_run(command.run)
+        approval = people.client_wait(run, self.graphs[run.graph], command.node)
+        if isinstance(approval, Refused):
+            return approval
+        return self.resolve(Resolve(run.id, approval, decision, command.content, command.principal), now)
+
+    def _on_run(
+        self, run_id: str, decide: Callable[[Run], list[Draft] | Refused], now: Moment
+    ) -> Run | Refused:
+        run = self.runs.get(run_id)
+        if run is None:
+            return _no_run(run_id)
+        decided = decide(run)
+        if isinstance(decided, Refused):
+            return decided
+        self._record(decided, now)
+        self._advance(run, now)
+        return run
+
+    # --- timers ----------------------------------------------------------------------------------
+
+    def fire_backoff(self, run_id: str, serial: int, call: int, now: Moment) -> None:
+        run = self.runs.get(run_id)
+        visit = run.visits.get(serial) if run is not None else None
+        step = visit.steps.get(call) if visit is not None else None
+        if run is not None and step is not None and step.status is StepStatus.BACKOFF:
+            self._record([Draft(ev.TimerFired(run_id, serial, call))], now)
+
+    def fire_deadlines(self, run_id: str, now: Moment) -> None:
+        """End what is overdue in a run: its waits, then the run itself."""
+        run = self.runs.get(run_id)
+        if run is None or run.terminal:
+            return
+        graph = self.graphs[run.graph]
+        for visit in list(run.visits.values()):
+            wait = visit.wait
+            if wait is not None and wait.deadline_us <= now.wall_us and not run.terminal:
+                self._record(people.expire(run, graph, visit, wait), now)
+                self._advance(run, now)
+        waiting = any(visit.wait is not None for visit in run.visits.values())
+        if not run.terminal and not waiting and run.deadline_us <= now.wall_us and not run.parent:
+            self._record(lifecycle.out_of_time(run, graph), now)
+            self._advance(run, now)
+
+    # --- workers ---------------------------------------------------------------------------------
+
+    def attach(self, info: WorkerInfo, now: Moment) -> None:
+        known = self.fleet.workers.get(info.worker)
+        if known is not None and known.pid == info.pid and known.slots == info.slots:
+            return
+        event = ev.WorkerAttached(
+            "",
+            info.worker,
+            info.pool,
+            info.slots,
+            info.host,
+            info.boot_id,
+            info.pid,
+            info.process_start,
+            info.node,
+        )
+        self._record([Draft(event)], now)
+
+    def lose_worker(self, name: str, reason: str, now: Moment) -> None:
+        """A worker's process is certainly gone: each of its attempts is retried or asked about."""
+        worker = self.fleet.workers.get(name)
+        if worker is None:
+            return
+        held = list(worker.leases)
+        self._record([Draft(ev.WorkerLost("", name, reason))], now)
+        for run_id, serial, call, attempt in held:
+            message = f"the worker {name} that ran this attempt is gone ({reason})"
+            failure = FailureKind.WORKER_LOST
+            content = StepContent(message=message)
+            self.report(Outcome(run_id, serial, call, attempt, failure, b""), now, content)
+
+    def return_lease(self, attempt: fleet.AttemptRef, now: Moment) -> None:
+        """A lease that never reached its worker: the attempt did not begin."""
+        run_id, serial, call, number = attempt
+        self._record([Draft(ev.LeaseReturned(run_id, serial, call, number))], now)
+
+    def report(self, outcome: Outcome, now: Moment, content: StepContent | None = None) -> None:
+        """The end of an attempt, and everything that follows from it."""
+        run = self.runs.get(outcome.run)
+        if run is None:
+            return
+        if content is None:
+            content = decode_outcome_content(outcome.content)
+        graph = self.graphs[run.graph]
+        self._record(steps.report(run, graph, outcome, content, now), now)
+        self._advance(run, now)
+
+    def admit(self, worker: fleet.Worker, now: Moment) -> list[Lease]:
+        """Lease ready steps of a worker's pool to it, as far as it has room."""
+        queue = self.fleet.queues.get(worker.pool)
+        leases: list[Lease] = []
+        if not queue:
+            return leases
+        waiting: list[fleet.StepRef] = []
+        while queue and worker.room > 0 and len(waiting) < SCAN_LIMIT:
+            ref = queue.popleft()
+            found = self._ready(ref)
+            if found is None:
+                continue
+            lease = self._grant(*found, worker, now)
+            if isinstance(lease, Lease):
+                leases.append(lease)
+            elif lease is not None:
+                waiting.append(ref)
+        queue.extendleft(reversed(waiting))
+        return leases
+
+    def _ready(self, ref: fleet.StepRef) -> tuple[Run, Visit, Step] | None:
+        run = self.runs.get(ref[0])
+        if run is None or run.paused:
+            return None
+        visit = run.visits.get(ref[1])
+        step = visit.steps.get(ref[2]) if visit is not None else None
+        if visit is None or step is None or step.status is not StepStatus.READY:
+            return None
+        return run, visit, step
+
+    def _grant(
+        self, run: Run, visit: Visit, step: Step, worker: fleet.Worker, now: Moment
+    ) -> Lease | admission.Wait | None:
+        graph = self.graphs[run.graph]
+        node = graph.nodes[visit.node]
+        inputs = self._inputs(run, graph, visit, step)
+        payer = self._payer(run)
+        answer = admission.admit(payer, admission.worst_case_nanousd(node, visit, step, inputs))
+        if isinstance(answer, admission.Wait):
+            return answer
+        if isinstance(answer, admission.Exhausted):
+            failure = steps.fail_node(run, node, visit, FailureKind.BUDGET_EXCEEDED, answer.message)
+            self._record([failure], now)
+            self._advance(run, now)
+            return None
+        event = ev.StepStarted(
+            run.id,
+            visit.serial,
+            step.call,
+            step.attempt,
+            worker.name,
+            self.fleet.epoch,
+            answer.reserved_nanousd,
+        )
+        self._record([Draft(event)], now)
+        return self._lease(run, graph, visit, step, inputs)
+
+    def _payer(self, run: Run) -> Run:
+        """The run whose budget pays: a child's costs are its root's."""
+        while run.parent:
+            run = self.runs[run.parent]
+        return run
+
+    def _inputs(self, run: Run, graph: CompiledGraph, visit: Visit, step: Step) -> dict[str, Any]:
+        if step.turn >= 0 and visit.loop is not None:
+            return visit.loop.calls[step.turn].arguments
+        if step.kind is StepKind.COLLECT:
+            return children.collect_inputs(visit)
+        return routing.inputs_of(run, graph, visit)
+
+    def _lease(
+        self, run: Run, graph: CompiledGraph, visit: Visit, step: Step, inputs: dict[str, Any]
+    ) -> Lease:
+        node = graph.nodes[visit.node]
+        loop = visit.loop
+        is_llm = step.kind is StepKind.LLM
+        outputs = loop.outputs if loop is not None and is_llm else {}
+        if step.kind is StepKind.DECIDE:
+            outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
+        timeout_us = node.timeout_us
+        if step.turn >= 0:
+            tool = agent_loop.tool_plan(node, step.name)
+            timeout_us = tool.timeout_us if tool else node.timeout_us
+        return Lease(
+            run.id,
+            visit.serial,
+            step.call,
+            step.attempt,
+            self.fleet.epoch,
+            run.graph,
+            visit.node,
+            step.kind,
+            timeout_us,
+            inputs,
+            step.name,
+            tuple(loop.conversation) if loop is not None and is_llm else (),
+            outputs,
+            node.model.max_tokens if node.model else 0,
+            run.request_id,
+            run.team,
+            run.agent,
+            run.traceparent,
+        )
+
+    # --- moving on -------------------------------------------------------------------------------
+
+    def _advance(self, run: Run, now: Moment) -> None:
+        """Take a run as far as it goes without another outcome."""
+        graph = self.graphs[run.graph]
+        while not run.terminal:
+            if run.ended:
+                self._record(routing.leave(run, graph, run.ended[0], self._evaluator), now)
+                continue
+            if run.tokens:
+                entered = routing.enter(run, graph)
+                if entered:
+                    self._enter(run, graph, entered, now)
+                    continue
+            if not self._proceed_visits(run, graph, now):
+                break
+        if not run.terminal:
+            self._record(routing.finish(run, graph), now)
+        if self.children:
+            self._cancel_orphaned_children(run, now)
+        if run.terminal and run.parent:
+            self._tell_parent(run, now)
+
+    def _cancel_orphaned_children(self, run: Run, now: Moment) -> None:
+        for child_id in self._live_children(run.id):
+            child = self.runs[child_id]
+            if run.terminal or child.parent_serial not in run.visits:
+                self.cancel(Cancel(child_id, f"its parent {run.id} went on without it"), now)
+
+    def _proceed_visits(self, run: Run, graph: CompiledGraph, now: Moment) -> bool:
+        """Move agent loops and maps on; whether anything happened."""
+        moved = False
+        for visit in list(run.visits.values()):
+            if visit.loop is not None:
+                drafts = agent_loop.proceed(run, graph, visit, now)
+                self._record(drafts, now)
+                moved = moved or bool(drafts)
+        return moved
+
+    def _enter(self, run: Run, graph: CompiledGraph, entered: list[Draft], now: Moment) -> None:
+        self._record(entered, now)
+        for drafted in entered:
+            event = drafted.event
+            if run.terminal or not isinstance(event, ev.NodeEntered):
+                continue
+            node = graph.nodes[event.node]
+            if node.kind in _PLAIN and not node.pause:
+                continue
+            visit = run.visits[event.serial]
+            if node.kind in routing.LOOPS:
+                self._record([agent_loop.begin(run, graph, visit)], now)
+            self._record(people.ask(run, graph, visit, now), now)
+            if node.kind in (NodeKind.MAP, NodeKind.SUBGRAPH) and not node.pause:
+                self._open(run, children.begin(run, graph, visit, self.graphs), now)
+
+    def _open(self, run: Run, opened: children.Opened, now: Moment) -> None:
+        self._record(opened.parent, now)
+        self._record(opened.children, now)
+        for born in opened.children:
+            child = self.runs[born.event.run]
+            self._begin(child, now)
+
+    def _tell_parent(self, child: Run, now: Moment) -> None:
+        parent = self.runs.get(child.parent)
+        visit = parent.visits.get(child.parent_serial) if parent is not None else None
+        if parent is None or visit is None or visit.children is None:
+            return
+        if child.item not in visit.children.live:
+            return
+        graph = self.graphs[parent.graph]
+        self._record(children.child_ended(parent, graph, visit, child), now)
+        if visit.serial in parent.visits:
+            self._open(parent, children.move_window(parent, graph, visit, self.graphs), now)
+        self._advance(parent, now)
+
+
+_PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERATE)
+
+
+def _no_run(run_id: str) -> Refused:
+    return Refused("not_found", f"no run {run_id}")
+
+
+# --- keeping the index of queues and leases ------------------------------------------------------
+# Releases look at the step before its event is applied (it names the worker), all else after.
+
+
+def _release_lease(
+    index: fleet.Fleet, run: Run, event: ev.StepSucceeded | ev.StepFailed | ev.LeaseReturned
+) -> None:
+    visit = run.visits.get(event.serial)
+    if visit is None:
+        _release_orphan(index, run, event)
+        return
+    worker = visit.steps[event.call].worker
+    fleet.release(index, worker, (event.run, event.serial, event.call, event.attempt))
+
+
+def _release_orphan(index: fleet.Fleet, run: Run, event: ev.LateOutcome | Any) -> None:
+    orphan = run.orphans.get(runs.attempt_key(event.serial, event.call, event.attempt))
+    if orphan is not None:
+        fleet.release(index, orphan.worker, (event.run, event.serial, event.call, event.attempt))
+
+
+def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
+    fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt))
+
+
+def _enqueue_first(index: fleet.Fleet, run: Run, event: ev.NodeEntered) -> None:
+    if event.step and not run.paused:
+        fleet.enqueue(index, event.pool, (event.run, event.serial, 0))
+
+
+def _enqueue_next(index: fleet.Fleet, run: Run, event: ev.StepQueued) -> None:
+    if not run.paused:
+        fleet.enqueue(index, event.pool, (event.run, event.serial, event.call))
+
+
+def _enqueue_again(index: fleet.Fleet, run: Run, event: Any) -> None:
+    visit = run.visits.get(event.serial)
+    if visit is None or run.paused:
+        return
+    step = visit.steps[event.call]
+    if step.status is StepStatus.READY:
+        fleet.enqueue(index, step.pool, (event.run, event.serial, event.call))
+
+
+def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed) -> None:
+    for pool, step in fleet.ready_steps(run):
+        fleet.enqueue(index, pool, step)
+
+
+Indexer = Callable[[fleet.Fleet, Run, Any], None]
+
+_BEFORE: dict[type[ev.Event], Indexer] = {
+    ev.StepSucceeded: _release_lease,
+    ev.StepFailed: _release_lease,
+    ev.LeaseReturned: _release_lease,
+    ev.LateOutcome: _release_orphan,
+}
+_AFTER: dict[type[ev.Event], Indexer] = {
+    ev.StepStarted: _grant_lease,
+    ev.NodeEntered: _enqueue_first,
+    ev.StepQueued: _enqueue_next,
+    ev.RetryScheduled: _enqueue_again,
+    ev.TimerFired: _enqueue_again,
+    ev.LeaseReturned: _enqueue_again,
+    ev.RunResumed: _enqueue_all,
+}

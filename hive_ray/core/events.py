@@ -1,0 +1,346 @@
+"""Events: facts in the past tense. The journal is a sequence of these, and nothing else.
+
+Each event names its run (empty for the fleet's own). What a user's data says (inputs, outputs,
+arguments, error texts, forms) is not in the event but beside it, in one ``StepContent``, so that
+everything here stays readable when content is encrypted. Structs are encoded as arrays: a field may
+only ever be added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from hive_ray.core.messages import StepContent, StepKind, Usage
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    run: str
+
+
+# --- the life of a run ---------------------------------------------------------------------------
+
+
+class RunSubmitted(Event, frozen=True):
+    """A run was accepted. Content: ``outputs`` is its input, ``facts`` the input's facts."""
+
+    request_id: str
+    team: str
+    agent: str
+    graph: str
+    """Hash of the compiled graph: the run stays on it."""
+    budget_nanousd: int
+    """Hard ceiling of the run; -1: none."""
+    deadline_us: int
+    """Wall time (epoch microseconds)."""
+    idempotency_key: str = ""
+    digest: str = ""
+    """Digest of the submission's body, to tell a repeat from a different one."""
+    principal: str = ""
+    traceparent: str = ""
+    parent: str = ""
+    parent_serial: int = 0
+    item: int = -1
+    depth: int = 0
+    graph_name: str = ""
+
+
+class RunPaused(Event, frozen=True):
+    reason: str
+    principal: str = ""
+
+
+class RunResumed(Event, frozen=True):
+    principal: str = ""
+
+
+class RunSucceeded(Event, frozen=True):
+    """``reason``: ``terminal`` (a terminal node ended), ``no_edge`` (no edge matched), ``completed``."""
+
+    reason: str
+
+
+class RunFailed(Event, frozen=True):
+    """Content: ``message``."""
+
+    kind: str
+    place: str
+    """Id of the node or edge."""
+    dead_lettered: bool = False
+
+
+class RunCancelled(Event, frozen=True):
+    reason: str
+    principal: str = ""
+
+
+# --- nodes and edges -----------------------------------------------------------------------------
+
+
+class NodeEntered(Event, frozen=True):
+    """A visit began; the tokens waiting at the node are spent. ``step`` names its first step, if any."""
+
+    serial: int
+    node: int
+    node_id: str
+    edge: int
+    """The edge that led here first in declaration order; -1 at the entry."""
+    floor: int
+    """Every visit up to this serial number came before this one."""
+    ancestors: tuple[int, ...]
+    """Visits above ``floor`` that came before this one."""
+    step: str = ""
+    name: str = ""
+    pool: str = ""
+
+
+class NodeSucceeded(Event, frozen=True):
+    """A node of several steps, a human node, a map or a subgraph ended well. Content: ``outputs``."""
+
+    serial: int
+    dropped: tuple[str, ...] = ()
+    node_id: str = ""
+
+
+class NodeFailed(Event, frozen=True):
+    """A node ended badly. Content: ``message``."""
+
+    serial: int
+    kind: str
+    node_id: str = ""
+
+
+class EdgesTaken(Event, frozen=True):
+    """The edges that a finished visit took: all matching ones of the highest priority, maybe none."""
+
+    serial: int
+    node_id: str
+    edges: tuple[int, ...] = ()
+    targets: tuple[int, ...] = ()
+    edge_ids: tuple[str, ...] = ()
+    terminal: bool = False
+    """The visit was at a terminal node."""
+
+
+class MapProgressed(Event, frozen=True):
+    """A map's window moved: items up to ``started`` have a child run. Content: a finished item."""
+
+    serial: int
+    started: int
+    total: int
+    item: int = -1
+    failure: str = ""
+    children: tuple[str, ...] = ()
+    """Run ids of the items that this event starts."""
+
+
+class LoopBegan(Event, frozen=True):
+    """An agent loop starts at this visit. ``inherits``: it goes on with the run's conversation."""
+
+    serial: int
+    inherits: bool = False
+
+
+class OutputsWritten(Event, frozen=True):
+    """A node's outputs are in memory though the node has not ended (its edges are being decided)."""
+
+    serial: int
+    dropped: tuple[str, ...] = ()
+
+
+# --- steps and attempts --------------------------------------------------------------------------
+
+
+class StepQueued(Event, frozen=True):
+    """One more step of a visit became ready (agent loops, ``llm_decide``)."""
+
+    serial: int
+    call: int
+    kind: StepKind
+    name: str
+    pool: str
+    turn: int = -1
+    """Index of the tool call within its turn; -1 for LLM steps."""
+
+
+class StepStarted(Event, frozen=True):
+    """An attempt was leased to a worker, its worst case reserved."""
+
+    serial: int
+    call: int
+    attempt: int
+    worker: str
+    epoch: int
+    reserved_nanousd: int = 0
+
+
+class LeaseReturned(Event, frozen=True):
+    """The lease never reached its worker: the attempt did not begin and is ready again."""
+
+    serial: int
+    call: int
+    attempt: int
+
+
+class StepSucceeded(Event, frozen=True):
+    """Content: what the step produced. ``ends``: the node ends with it."""
+
+    serial: int
+    call: int
+    attempt: int
+    ends: bool
+    name: str = ""
+    duration_us: int = 0
+    cost_nanousd: int = 0
+    usage: Usage | None = None
+    dropped: tuple[str, ...] = ()
+    """Output keys that a parallel branch, later in declaration order, had already written."""
+    resolved_by: str = ""
+    """A human said that the step happened."""
+
+
+class StepFailed(Event, frozen=True):
+    """An attempt ended badly. Content: ``message``. What follows is an event of its own."""
+
+    serial: int
+    call: int
+    attempt: int
+    kind: str
+    name: str = ""
+    duration_us: int = 0
+    cost_nanousd: int = 0
+    usage: Usage | None = None
+
+
+class ToolCallFailed(Event, frozen=True):
+    """A tool call of an agent loop failed for good; its LLM is told. Content: ``message``."""
+
+    serial: int
+    call: int
+    kind: str
+
+
+class RetryScheduled(Event, frozen=True):
+    serial: int
+    call: int
+    attempt: int
+    """The attempt to come."""
+    delay_us: int
+    reason: str
+
+
+class TimerFired(Event, frozen=True):
+    """A backoff is over: the step is ready."""
+
+    serial: int
+    call: int
+
+
+class LateOutcome(Event, frozen=True):
+    """An attempt that nobody waits for any more reported: ignored, its cost charged."""
+
+    serial: int
+    call: int
+    attempt: int
+    failure: str
+    cost_nanousd: int = 0
+    contradicts: bool = False
+    """A human had decided otherwise about it: an alert."""
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+class ApprovalRequested(Event, frozen=True):
+    """A visit waits for a person. Content: ``message`` (what is needed), ``form``, ``outputs`` (shown).
+
+    ``reason``: ``approval``, ``client``, ``outcome_unknown`` or ``pause``.
+    """
+
+    serial: int
+    approval: str
+    reason: str
+    deadline_us: int
+    owner: str = ""
+    call: int = 0
+
+
+class ApprovalResolved(Event, frozen=True):
+    """Content: ``outputs`` is the answer."""
+
+    serial: int
+    approval: str
+    decision: str
+    """``approve, reject, edit, answer, complete, resume, happened, did_not_happen, abort, expired, late``."""
+    principal: str = ""
+    digest: str = ""
+    """Digest of the answer, to tell a repeat from a different one."""
+
+
+# --- the fleet -----------------------------------------------------------------------------------
+
+
+class WorkerAttached(Event, frozen=True):
+    worker: str
+    pool: str
+    slots: int
+    host: str
+    boot_id: str
+    pid: int
+    process_start: int
+    node: str = ""
+
+
+class WorkerLost(Event, frozen=True):
+    worker: str
+    reason: str
+
+
+class AgentRegistered(Event, frozen=True):
+    """A name now stands for a graph. Content-free: the graph is identified by its hash."""
+
+    name: str
+    team: str
+    graph: str
+    principal: str = ""
+
+
+class EpochBegan(Event, frozen=True):
+    """A controller took over. ``run`` is empty."""
+
+    epoch: int
+    pid: int
+    node: str
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        RunSubmitted, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
+        NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
+        StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled, TimerFired,
+        LateOutcome, ApprovalRequested, ApprovalResolved,
+        WorkerAttached, WorkerLost, AgentRegistered, EpochBegan,
+    )
+}  # fmt: skip
+
+NOTHING = StepContent()
+
+
+class Draft(NamedTuple):
+    """An event that was decided, with its content as bytes (for the journal) and decoded (to apply)."""
+
+    event: Event
+    content: bytes = b""
+    decoded: StepContent = NOTHING
+
+
+_encode_content = msgspec.msgpack.Encoder().encode
+
+
+def draft(event: Event, content: StepContent | None = None) -> Draft:
+    """Pair an event with its content."""
+    if content is None:
+        return Draft(event)
+    return Draft(event, _encode_content(content), content)

@@ -1,0 +1,163 @@
+"""What is shared by runs: queues, workers and their leases, submissions' keys, named agents.
+
+The queues and the leases of a worker are an index of what the runs say; ``rebuild`` makes the same
+index from the runs alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from hive_ray.core import events as ev
+from hive_ray.core.run import Run, StepStatus
+
+StepRef = tuple[str, int, int]
+"""(run, serial, call)."""
+AttemptRef = tuple[str, int, int, int]
+
+
+class Worker(msgspec.Struct):
+    """A worker process that has attached to this or an earlier incarnation."""
+
+    name: str
+    pool: str
+    slots: int
+    host: str
+    boot_id: str
+    pid: int
+    process_start: int
+    node: str = ""
+    leases: dict[AttemptRef, None] = {}
+    """Attempts that it holds (a dict keeps their order)."""
+
+    @property
+    def room(self) -> int:
+        return self.slots - len(self.leases)
+
+
+class Submission(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key that was used."""
+
+    run: str
+    digest: str
+    at_us: int
+
+
+class Agent(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    graph: str
+    at_us: int
+
+
+class Fleet(msgspec.Struct):
+    workers: dict[str, Worker] = {}
+    queues: dict[str, deque[StepRef]] = {}
+    """Ready steps by pool, first in first out. An entry may be stale: check when taking it."""
+    submissions: dict[str, Submission] = {}
+    """``team/key`` to the run that it made."""
+    agents: dict[str, Agent] = {}
+    """``team/name`` to the graph that it stands for."""
+    epoch: int = 0
+    seq: int = 0
+
+
+def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
+    """Apply one event of the fleet's own; events of runs do not come here."""
+    match event:
+        case ev.WorkerAttached():
+            known = fleet.workers.get(event.worker)
+            fleet.workers[event.worker] = Worker(
+                event.worker,
+                event.pool,
+                event.slots,
+                event.host,
+                event.boot_id,
+                event.pid,
+                event.process_start,
+                event.node,
+                known.leases if known else {},
+            )
+        case ev.WorkerLost():
+            fleet.workers.pop(event.worker, None)
+        case ev.AgentRegistered():
+            fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
+        case ev.EpochBegan():
+            fleet.epoch = event.epoch
+        case _:
+            raise KeyError(f"{type(event).__name__} is not an event of the fleet")
+
+
+def note_submission(fleet: Fleet, run: Run) -> None:
+    if run.idempotency_key:
+        key = f"{run.team}/{run.idempotency_key}"
+        fleet.submissions[key] = Submission(run.id, run.digest, run.submitted_us)
+
+
+def forget_old_submissions(fleet: Fleet, before_us: int) -> None:
+    """Keys are kept for a time; they are in order of use, so the old ones stand first."""
+    old: list[str] = []
+    for key, submission in fleet.submissions.items():
+        if submission.at_us >= before_us:
+            break
+        old.append(key)
+    for key in old:
+        del fleet.submissions[key]
+
+
+def enqueue(fleet: Fleet, pool: str, step: StepRef) -> None:
+    queue = fleet.queues.get(pool)
+    if queue is None:
+        queue = fleet.queues[pool] = deque()
+    queue.append(step)
+
+
+def grant(fleet: Fleet, worker: str, attempt: AttemptRef) -> None:
+    fleet.workers[worker].leases[attempt] = None
+
+
+def release(fleet: Fleet, worker: str, attempt: AttemptRef) -> None:
+    holder = fleet.workers.get(worker)
+    if holder is not None:
+        holder.leases.pop(attempt, None)
+
+
+def ready_steps(run: Run) -> list[tuple[str, StepRef]]:
+    """(pool, step) of the steps of a run that wait for admission, in order."""
+    if run.paused:
+        return []
+    return [
+        (step.pool, (run.id, visit.serial, step.call))
+        for visit in run.visits.values()
+        for step in visit.steps.values()
+        if step.status is StepStatus.READY
+    ]
+
+
+def leased_steps(run: Run) -> list[tuple[str, AttemptRef]]:
+    """(worker, attempt) of the attempts of a run that are under way, orphans included."""
+    held = [
+        (step.worker, (run.id, visit.serial, step.call, step.attempt))
+        for visit in run.visits.values()
+        for step in visit.steps.values()
+        if step.status is StepStatus.LEASED
+    ]
+    for key, orphan in run.orphans.items():
+        serial, call, attempt = (int(part) for part in key.split("."))
+        held.append((orphan.worker, (run.id, serial, call, attempt)))
+    return held
+
+
+def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
+    """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
+    fleet.queues = {}
+    for worker in fleet.workers.values():
+        worker.leases = {}
+    for run in runs:
+        for pool, step in ready_steps(run):
+            enqueue(fleet, pool, step)
+        for worker, attempt in leased_steps(run):
+            if worker in fleet.workers:
+                grant(fleet, worker, attempt)

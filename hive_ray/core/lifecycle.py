@@ -1,0 +1,65 @@
+"""A run as a whole: submitted, paused, resumed, cancelled, out of time."""
+
+from __future__ import annotations
+
+from hive_ray.core import events as ev
+from hive_ray.core.commands import Cancel, Moment, Pause, Refused, Resume, Submit
+from hive_ray.core.events import Draft, draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.routing import fail_run
+from hive_ray.core.run import Run
+from hive_ray.graph.compiled import CompiledGraph
+
+
+def submit(command: Submit, graph: CompiledGraph, now: Moment) -> Draft:
+    """The first event of a run."""
+    budget = command.budget_nanousd if command.budget_nanousd >= 0 else graph.budget_nanousd
+    event = ev.RunSubmitted(
+        command.run,
+        command.request_id,
+        command.team,
+        command.agent,
+        command.graph,
+        budget,
+        command.deadline_us or now.wall_us + graph.deadline_us,
+        command.idempotency_key,
+        command.digest,
+        command.principal,
+        command.traceparent,
+        graph_name=graph.name or graph.id,
+    )
+    return draft(event, command.content)
+
+
+def cancel(run: Run, command: Cancel) -> list[Draft] | Refused:
+    """Cancelling twice is no fault; cancelling what has ended otherwise is a conflict."""
+    if run.status == "cancelled":
+        return []
+    if run.terminal:
+        return Refused("conflict", f"run {run.id} has already {run.status}")
+    return [Draft(ev.RunCancelled(run.id, command.reason, command.principal))]
+
+
+def pause(run: Run, command: Pause) -> list[Draft] | Refused:
+    if run.terminal:
+        return Refused("conflict", f"run {run.id} has already {run.status}")
+    if run.paused:
+        return []
+    reason = command.reason or "paused by an operator"
+    return [Draft(ev.RunPaused(run.id, reason, command.principal))]
+
+
+def resume(run: Run, command: Resume) -> list[Draft] | Refused:
+    """Ends an operator's pause. Waits at ``pause_nodes`` are resolved by the engine along with it."""
+    if run.terminal:
+        return Refused("conflict", f"run {run.id} has already {run.status}")
+    if not run.paused:
+        return []
+    return [Draft(ev.RunResumed(run.id, command.principal))]
+
+
+def out_of_time(run: Run, graph: CompiledGraph) -> list[Draft]:
+    """The run's deadline passed; time spent waiting for people does not count."""
+    where = ", ".join(graph.nodes[visit.node].id for visit in run.visits.values())
+    why = f"the run's deadline passed while it was at: {where or 'its beginning'}"
+    return [fail_run(run, FailureKind.EXPIRED, where or graph.nodes[graph.entry].id, why)]

@@ -1,0 +1,181 @@
+"""People in a run: what they are asked, what they may answer, and what follows.
+
+An approval is resolved exactly once. The same answer again is answered as the first time; a different
+one is a conflict. A wait that nobody ends in time expires.
+"""
+
+from __future__ import annotations
+
+from hive_ray.core import agent_loop, steps
+from hive_ray.core import events as ev
+from hive_ray.core.commands import Moment, Refused, Resolve
+from hive_ray.core.events import Draft, draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
+from hive_ray.core.routing import first_step, inputs_of
+from hive_ray.core.run import Run, Visit, Wait
+from hive_ray.core.values import inline
+from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
+
+ANSWERS = {
+    "approval": ("approve", "reject", "edit"),
+    "client": ("answer", "complete"),
+    "outcome_unknown": ("happened", "did_not_happen", "abort"),
+    "pause": ("resume",),
+}
+
+
+def ask(run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> list[Draft]:
+    """The question with which a human node, or a node marked as a pause, begins."""
+    node = graph.nodes[visit.node]
+    approval = f"{run.id}.{run.approvals + 1}"
+    if node.kind is NodeKind.HUMAN_INPUT:
+        human = node.human
+        assert human is not None
+        event = ev.ApprovalRequested(
+            run.id, visit.serial, approval, "approval", now.wall_us + human.deadline_us, human.owner
+        )
+        shown = inputs_of(run, graph, visit)
+        return [draft(event, StepContent(message=human.reason, form=human.form, outputs=shown))]
+    if node.pause:
+        deadline_us = now.wall_us + steps.HUMAN_WAIT_US
+        event = ev.ApprovalRequested(run.id, visit.serial, approval, "pause", deadline_us)
+        need = f"the graph pauses before node {node.id}: resume the run to go on"
+        return [draft(event, StepContent(message=need))]
+    return []
+
+
+def find_wait(run: Run, approval: str) -> tuple[Visit, Wait] | None:
+    for visit in run.visits.values():
+        if visit.wait is not None and visit.wait.approval == approval:
+            return visit, visit.wait
+    return None
+
+
+def resolve(run: Run, graph: CompiledGraph, command: Resolve, now: Moment) -> list[Draft] | Refused:
+    """A person's answer."""
+    found = find_wait(run, command.approval)
+    if found is None:
+        return Refused("not_found", f"run {run.id} has no open approval {command.approval}")
+    visit, wait = found
+    allowed = ANSWERS[wait.reason]
+    if command.decision not in allowed:
+        return Refused(
+            "invalid", f"approval {command.approval} takes {' | '.join(allowed)}, not {command.decision}"
+        )
+    event = ev.ApprovalResolved(
+        run.id, visit.serial, wait.approval, command.decision, command.principal, command.digest
+    )
+    resolved = draft(event, command.content)
+    return [resolved, *_after_answer(run, graph, visit, wait, command.decision, command.content, now)]
+
+
+def _after_answer(
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    wait: Wait,
+    decision: str,
+    content: StepContent,
+    now: Moment,
+) -> list[Draft]:
+    node = graph.nodes[visit.node]
+    match wait.reason:
+        case "approval":
+            return _decided(run, graph, visit, decision, content)
+        case "outcome_unknown":
+            return _unknown_resolved(run, graph, visit, wait, decision, content, now)
+        case "client" if decision == "complete":
+            return _completed(run, graph, visit, content)
+        case "pause":
+            return _unpaused(run, node, visit)
+        case _:
+            return []
+
+
+def _unpaused(run: Run, node: NodePlan, visit: Visit) -> list[Draft]:
+    kind, name, pool = first_step(node, paused=True)
+    if not kind:
+        return []
+    return [Draft(ev.StepQueued(run.id, visit.serial, 0, StepKind(kind), name, pool))]
+
+
+def _decided(
+    run: Run, graph: CompiledGraph, visit: Visit, decision: str, content: StepContent
+) -> list[Draft]:
+    node = graph.nodes[visit.node]
+    assert node.human is not None
+    if decision == "reject" and not node.human.has_approved:
+        feedback = content.message or "a human rejected it"
+        return [steps.fail_node(run, node, visit, FailureKind.REJECTED, feedback)]
+    outputs = {key: content.outputs[key] for key in node.output_keys if key in content.outputs}
+    facts = {name: fact for name, fact in content.facts.items() if name.partition(".")[0] in outputs}
+    for key in node.output_keys:
+        if key not in outputs:
+            outputs[key] = inline(decision != "reject" if key == "approved" else None)
+            facts[key] = decision != "reject" if key == "approved" else None
+    return agent_loop.end_well(run, node, visit, StepContent(outputs=outputs, facts=facts))
+
+
+def _completed(run: Run, graph: CompiledGraph, visit: Visit, content: StepContent) -> list[Draft]:
+    node = graph.nodes[visit.node]
+    loop = visit.loop
+    assert loop is not None
+    outputs = {**loop.outputs, **{k: v for k, v in content.outputs.items() if k in node.output_keys}}
+    return agent_loop.end_well(
+        run, node, visit, StepContent(outputs=outputs, facts={**loop.facts, **content.facts})
+    )
+
+
+def _unknown_resolved(
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    wait: Wait,
+    decision: str,
+    content: StepContent,
+    now: Moment,
+) -> list[Draft]:
+    step = visit.steps[wait.call]
+    node = graph.nodes[visit.node]
+    if decision == "did_not_happen":
+        return [
+            Draft(ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, 0, "did_not_happen"))
+        ]
+    if decision == "abort":
+        why = f"a human aborted after the unknown outcome of {step.name or node.id}"
+        return [steps.fail_node(run, node, visit, FailureKind.OUTCOME_UNKNOWN, why)]
+    outputs = dict(content.outputs)
+    if step.turn >= 0:
+        outputs = {"result": outputs.get("result", inline("it happened, as a human confirmed"))}
+    else:
+        outputs = {key: outputs.get(key, inline(None)) for key in node.output_keys}
+    content = StepContent(outputs=outputs, facts=content.facts)
+    outcome = Outcome(run.id, visit.serial, step.call, step.attempt, "", encode(content), name=step.name)
+    return steps.succeeded(run, graph, visit, step, outcome, content, "human")
+
+
+def client_wait(run: Run, graph: CompiledGraph, node_id: str) -> str | Refused:
+    """Id of the approval that a client's message (or its end of the conversation) answers."""
+    open_ids = [
+        (graph.nodes[visit.node].id, visit.wait.approval)
+        for visit in run.visits.values()
+        if visit.wait is not None and visit.wait.reason == "client"
+    ]
+    fitting = [approval for name, approval in open_ids if not node_id or name == node_id]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(name for name, _ in open_ids)
+        return Refused("invalid", f"run {run.id} waits at several client-facing nodes: name one of {names}")
+    where = f" at node {node_id}" if node_id else ""
+    return Refused("conflict", f"run {run.id} does not wait for its client{where}")
+
+
+def expire(run: Run, graph: CompiledGraph, visit: Visit, wait: Wait) -> list[Draft]:
+    """The deadline of a wait passed."""
+    node = graph.nodes[visit.node]
+    why = f"nobody answered {wait.approval} in time; it was needed: {wait.message}"
+    resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "expired"))
+    kind = FailureKind.OUTCOME_UNKNOWN if wait.reason == "outcome_unknown" else FailureKind.EXPIRED
+    return [resolved, steps.fail_node(run, node, visit, kind, why)]

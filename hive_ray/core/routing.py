@@ -1,0 +1,227 @@
+"""From a node that ended to the nodes that start: edges, joins, and the end of a run.
+
+Among the edges that match, all of the highest priority are taken. A taken edge leaves a token at its
+target. A target starts when no visit under way can still reach it; tokens that wait at joins do not
+count as under way, and if only such tokens are left, the first join in graph order goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+from hive_ray.core import events as ev
+from hive_ray.core.events import Draft, draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import StepContent, StepKind
+from hive_ray.core.run import Ended, Run, Token, Visit
+from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, NodeKind, NodePlan
+
+
+class Evaluator(Protocol):
+    """Evaluates the conditions of a graph; ``graph.expressions.Evaluator`` is the real one."""
+
+    def evaluate(self, graph: CompiledGraph, expression: int, facts: Mapping[str, Any]) -> bool:
+        """Raises ``ExpressionError``, a ``ValueError``, when the condition has no truth value."""
+        ...
+
+
+LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
+
+
+def leave(run: Run, graph: CompiledGraph, ended: Ended, evaluator: Evaluator) -> list[Draft]:
+    """The edges that a finished visit takes, or the failure of the run."""
+    node = graph.nodes[ended.visit.node]
+    try:
+        edges = _edges_to_take(run, graph, node, ended, evaluator)
+    except _BadCondition as bad:
+        return [fail_run(run, FailureKind.INVALID_OUTPUT, bad.edge, bad.why)]
+    if ended.failure and not edges:
+        return [_fail_by_node(run, node, ended)]
+    return [
+        Draft(
+            ev.EdgesTaken(
+                run.id,
+                ended.visit.serial,
+                node.id,
+                tuple(edge.index for edge in edges),
+                tuple(edge.target for edge in edges),
+                tuple(edge.id for edge in edges),
+                node.terminal and not edges,
+            )
+        )
+    ]
+
+
+class _BadCondition(Exception):
+    def __init__(self, edge: str, why: str) -> None:
+        super().__init__(why)
+        self.edge = edge
+        self.why = why
+
+
+def _edges_to_take(
+    run: Run, graph: CompiledGraph, node: NodePlan, ended: Ended, evaluator: Evaluator
+) -> list[EdgePlan]:
+    if node.terminal and not ended.failure:
+        return []
+    best: list[EdgePlan] = []
+    for index in node.out_edges:
+        edge = graph.edges[index]
+        if best and edge.priority < best[0].priority:
+            continue
+        if not _matches(run, graph, edge, ended, evaluator):
+            continue
+        if best and edge.priority > best[0].priority:
+            best = []
+        best.append(edge)
+    return best
+
+
+def _matches(run: Run, graph: CompiledGraph, edge: EdgePlan, ended: Ended, evaluator: Evaluator) -> bool:
+    if not _condition_holds(edge, ended):
+        return False
+    if edge.expression < 0:
+        return True
+    try:
+        return evaluator.evaluate(graph, edge.expression, run.facts)
+    except ValueError as error:
+        raise _BadCondition(edge.id, str(error)) from error
+
+
+def _condition_holds(edge: EdgePlan, ended: Ended) -> bool:
+    match edge.condition:
+        case EdgeCondition.ALWAYS:
+            return True
+        case EdgeCondition.ON_FAILURE:
+            return bool(ended.failure)
+        case EdgeCondition.LLM_DECIDE:
+            return not ended.failure and edge.id in ended.chosen
+        case EdgeCondition.ROUTE:
+            return not ended.failure and edge.route == ended.route
+        case EdgeCondition.ON_SUCCESS | EdgeCondition.CONDITIONAL:
+            return not ended.failure
+
+
+def enter(run: Run, graph: CompiledGraph) -> list[Draft]:
+    """The nodes whose tokens have waited long enough."""
+    if not run.tokens:
+        return []
+    drafts: list[Draft] = []
+    serial = run.serial
+    for target in _targets_that_start(run, graph):
+        serial += 1
+        draft_or_failure = _entered(run, graph, graph.nodes[target], serial)
+        drafts.append(draft_or_failure)
+        if isinstance(draft_or_failure.event, ev.RunFailed):
+            return [draft_or_failure]
+    return drafts
+
+
+def _targets_that_start(run: Run, graph: CompiledGraph) -> list[int]:
+    active = 0
+    for visit in run.visits.values():
+        active |= 1 << visit.node
+    waiting = sorted({token.target for token in run.tokens})
+    free = [target for target in waiting if not graph.nodes[target].reached_from & active]
+    if len(free) < 2:
+        return free
+    free_mask = 0
+    for target in free:
+        free_mask |= 1 << target
+    first = [t for t in free if not graph.nodes[t].reached_from & (free_mask & ~(1 << t))]
+    return first or free[:1]
+
+
+def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Draft:
+    if serial > graph.max_steps:
+        why = f"the run has made {graph.max_steps} node visits (max_steps); it stops before another"
+        return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
+    if node.max_visits and run.visit_counts.get(node.index, 0) >= node.max_visits:
+        why = f"the node was visited {node.max_visits} times (max_node_visits)"
+        return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
+    tokens = [token for token in run.tokens if token.target == node.index]
+    floor, ancestors = _ancestry(run, tokens)
+    edge = min((token.edge for token in tokens), default=-1)
+    step, name, pool = first_step(node)
+    return Draft(
+        ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, ancestors, step, name, pool)
+    )
+
+
+def _ancestry(run: Run, tokens: list[Token]) -> tuple[int, tuple[int, ...]]:
+    """Which visits came before: everything, if these tokens are all that moves in the run."""
+    if not run.visits and len(tokens) == len(run.tokens):
+        return run.serial, ()
+    floor = max((token.floor for token in tokens), default=0)
+    above: set[int] = set()
+    for token in tokens:
+        above.add(token.serial)
+        above.update(token.ancestors)
+    return floor, tuple(sorted(serial for serial in above if serial > floor))
+
+
+def first_step(node: NodePlan, paused: bool = False) -> tuple[str, str, str]:
+    """Kind, name and pool of the step with which a node begins; empty if it begins otherwise.
+
+    A node marked as a pause begins with a wait; ``paused`` asks for what follows that wait.
+    """
+    if (node.pause and not paused) or node.kind in (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH):
+        return "", "", ""
+    if node.kind is NodeKind.FUNCTION or (node.kind is NodeKind.ROUTER and node.function):
+        return StepKind.FUNCTION, node.function, node.pool
+    if node.kind is NodeKind.TOOL:
+        return StepKind.TOOL, node.function, node.pool
+    return StepKind.LLM, node.model.model if node.model else "", node.pool
+
+
+def enter_first(run: Run, graph: CompiledGraph) -> list[Draft]:
+    """The entry node starts."""
+    return [_entered(run, graph, graph.nodes[graph.entry], 1)]
+
+
+def finish(run: Run, graph: CompiledGraph) -> list[Draft]:
+    """The end of a run in which nothing is under way and no token is left."""
+    if run.visits or run.tokens or run.ended or run.terminal:
+        return []
+    if run.terminal_reached:
+        return [Draft(ev.RunSucceeded(run.id, "terminal"))]
+    last = graph.nodes[run.last_ended] if run.last_ended >= 0 else None
+    return [Draft(ev.RunSucceeded(run.id, "no_edge" if last and last.out_edges else "completed"))]
+
+
+def fail_run(run: Run, kind: FailureKind | str, place: str, why: str, dead: bool = False) -> Draft:
+    return draft(ev.RunFailed(run.id, str(kind), place, dead), StepContent(message=why))
+
+
+def _fail_by_node(run: Run, node: NodePlan, ended: Ended) -> Draft:
+    return fail_run(run, ended.failure, node.id, ended.message, ended.failure == FailureKind.WORKER_LOST)
+
+
+def losing_keys(run: Run, visit: Visit, keys: list[str]) -> tuple[str, ...]:
+    """Keys of which a parallel branch, declared later, has already written the value that stays."""
+    if visit.serial == visit.floor + 1 and not visit.ancestors:
+        return ()
+    lost: list[str] = []
+    for key in keys:
+        writer = run.writers.get(key)
+        if writer is None or writer.serial <= visit.floor or writer.serial == visit.serial:
+            continue
+        if writer.serial not in visit.ancestors and writer.edge > visit.edge:
+            lost.append(key)
+    return tuple(lost)
+
+
+def inputs_of(run: Run, graph: CompiledGraph, visit: Visit) -> dict[str, Any]:
+    """Memory under the node's input keys, after the mappings of the edges that led here."""
+    node = graph.nodes[visit.node]
+    memory = run.memory
+    inputs = {key: memory[key] for key in node.input_keys if key in memory}
+    for index in visit.mapping_edges:
+        for name, source in graph.edges[index].input_mapping:
+            if source in memory:
+                inputs[name] = memory[source]
+    return inputs
+
+

@@ -1,0 +1,620 @@
+"""One run: its state, and how each event changes it.
+
+``evolve`` applies facts and decides nothing; the rules are in ``steps``, ``routing``, ``agent_loop``,
+``people`` and ``lifecycle``. A run holds small values and references to blobs; everything that is
+outstanding (ready steps, leases, timers) can be read off it, so that recovery needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import msgspec
+
+from hive_ray.core import events as ev
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn, Usage
+from hive_ray.core.values import Value, inline
+
+ERROR_KEY = "_error"
+"""Memory key under which a node behind an ``on_failure`` edge finds what went wrong."""
+
+
+class RunStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class StepStatus(IntEnum):
+    READY = 0
+    """Waits for admission."""
+    LEASED = 1
+    BACKOFF = 2
+    """Waits for a timer."""
+    UNKNOWN = 3
+    """May have happened; waits for a human."""
+
+
+class Step(msgspec.Struct, array_like=True):
+    """One unit of dispatched work of a visit that is not finished."""
+
+    call: int
+    kind: StepKind
+    name: str
+    pool: str
+    attempt: int = 1
+    status: StepStatus = StepStatus.READY
+    worker: str = ""
+    reserved_nanousd: int = 0
+    delay_us: int = 0
+    turn: int = -1
+    """Which tool call of the turn; -1 for others."""
+
+
+class Loop(msgspec.Struct, array_like=True):
+    """What an agent loop has gathered."""
+
+    turns: int = 0
+    conversation: list[Turn] = []
+    outputs: dict[str, Value] = {}
+    facts: dict[str, Any] = {}
+    calls: list[ToolCall] = []
+    """Tool calls of the present turn."""
+    results: list[Turn | None] = []
+    """Their results, in the order of the calls."""
+    asks: bool = False
+    """The present turn asked the client something."""
+    question: Value | None = None
+    done: bool = False
+    """The LLM gave its final answer."""
+    inherits: bool = False
+    measured_tokens: int = 0
+    """Input and output of the last LLM call: the next one cannot start from less."""
+    appended_bytes: int = 0
+    """Bytes that joined the conversation since."""
+
+
+class Wait(msgspec.Struct, array_like=True):
+    """A question to a person."""
+
+    approval: str
+    reason: str
+    deadline_us: int
+    since_us: int
+    owner: str = ""
+    call: int = 0
+    message: str = ""
+    form: bytes = b""
+    shown: dict[str, Value] = {}
+
+
+class Children(msgspec.Struct, array_like=True):
+    """A map or subgraph under way: which items have a child run, and what came of them."""
+
+    total: int
+    started: int = 0
+    live: dict[int, str] = {}
+    """Item to child run."""
+    results: dict[int, dict[str, Value]] = {}
+    failures: dict[int, str] = {}
+
+
+class Visit(msgspec.Struct, array_like=True):
+    """One stay at a node, from ``NodeEntered`` until it ends."""
+
+    serial: int
+    node: int
+    edge: int
+    floor: int
+    ancestors: tuple[int, ...]
+    mapping_edges: tuple[int, ...] = ()
+    """Edges by which the visit was entered: their input mappings apply."""
+    steps: dict[int, Step] = {}
+    calls: int = 0
+    """Calls made so far; the next call's number."""
+    loop: Loop | None = None
+    wait: Wait | None = None
+    children: Children | None = None
+    deciding: bool = False
+    """The node's work is done; an LLM chooses the edges."""
+
+
+class Token(msgspec.Struct, array_like=True):
+    """An edge was taken; its target has not started yet."""
+
+    edge: int
+    target: int
+    serial: int
+    floor: int
+    ancestors: tuple[int, ...]
+
+
+class Ended(msgspec.Struct, array_like=True):
+    """A visit that ended and whose edges are not chosen yet; never outlives one decision."""
+
+    visit: Visit
+    failure: str = ""
+    message: str = ""
+    route: str = ""
+    chosen: tuple[str, ...] = ()
+
+
+class Orphan(msgspec.Struct, array_like=True):
+    """An attempt that was under way when its node or run ended; its worker still holds it."""
+
+    worker: str
+    reserved_nanousd: int
+
+
+class Writer(msgspec.Struct, array_like=True):
+    """Who wrote a key of memory last, in the causal order of visits."""
+
+    serial: int
+    edge: int
+
+
+class Run(msgspec.Struct):
+    """All that is known of one run."""
+
+    id: str
+    request_id: str
+    team: str
+    agent: str
+    graph: str
+    graph_name: str = ""
+    status: RunStatus = RunStatus.QUEUED
+    paused: bool = False
+    submitted_us: int = 0
+    finished_us: int = 0
+    deadline_us: int = 0
+    waiting_since_us: int = 0
+    idempotency_key: str = ""
+    digest: str = ""
+    principal: str = ""
+    traceparent: str = ""
+    parent: str = ""
+    parent_serial: int = 0
+    item: int = -1
+    depth: int = 0
+    # money, in nano-dollars
+    budget_nanousd: int = -1
+    spent_nanousd: int = 0
+    reserved_nanousd: int = 0
+    # progress
+    serial: int = 0
+    """Serial number of the last visit."""
+    approvals: int = 0
+    visit_counts: dict[int, int] = {}
+    visits: dict[int, Visit] = {}
+    tokens: list[Token] = []
+    ended: list[Ended] = []
+    memory: dict[str, Value] = {}
+    facts: dict[str, Any] = {}
+    writers: dict[str, Writer] = {}
+    output_keys: list[str] = []
+    """Keys that nodes have written, in order of first writing."""
+    last_ended: int = -1
+    terminal_reached: bool = False
+    conversation: list[Turn] = []
+    """Of graphs in continuous mode: what the loops so far have said and heard."""
+    # the end
+    reason: str = ""
+    failure: str = ""
+    failed_at: str = ""
+    message: str = ""
+    dead_lettered: bool = False
+    attempts: int = 0
+    answers: dict[str, str] = {}
+    """Approval to the decision that resolved it."""
+    resolved_unknown: dict[str, str] = {}
+    """Attempt -> what a human decided about its unknown outcome."""
+    orphans: dict[str, Orphan] = {}
+    """``serial.call.attempt`` of attempts that ended for the run before they ended at their worker."""
+    seq: int = 0
+    """Sequence number of the last event applied."""
+    segments: list[int] = []
+    """Numbers of the journal segments that hold events of this run."""
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+def attempt_key(serial: int, call: int, attempt: int) -> str:
+    return f"{serial}.{call}.{attempt}"
+
+
+def answer_digest(decision: str, digest: str) -> str:
+    """By which a repeated answer is told from a different one."""
+    return f"{decision}:{digest}"
+
+
+def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
+    """The state after ``RunSubmitted``."""
+    return Run(
+        id=event.run,
+        request_id=event.request_id,
+        team=event.team,
+        agent=event.agent,
+        graph=event.graph,
+        graph_name=event.graph_name,
+        submitted_us=at_us,
+        deadline_us=event.deadline_us,
+        idempotency_key=event.idempotency_key,
+        digest=event.digest,
+        principal=event.principal,
+        traceparent=event.traceparent,
+        parent=event.parent,
+        parent_serial=event.parent_serial,
+        item=event.item,
+        depth=event.depth,
+        budget_nanousd=event.budget_nanousd,
+        memory=dict(content.outputs),
+        facts=dict(content.facts),
+    )
+
+
+def evolve(run: Run, event: ev.Event, content: StepContent, at_us: int) -> None:
+    """Apply one event to a run.
+
+    Raises:
+        KeyError: the event does not fit the state: the journal and the run are not of one history.
+    """
+    _EVOLVE[type(event)](run, event, content, at_us)
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def _step_started(run: Run, event: ev.StepStarted, content: StepContent, at_us: int) -> None:
+    step = run.visits[event.serial].steps[event.call]
+    step.status = StepStatus.LEASED
+    step.attempt = event.attempt
+    step.worker = event.worker
+    step.reserved_nanousd = event.reserved_nanousd
+    run.reserved_nanousd += event.reserved_nanousd
+    run.attempts += 1
+    run.status = RunStatus.RUNNING
+
+
+def _lease_returned(run: Run, event: ev.LeaseReturned, content: StepContent, at_us: int) -> None:
+    visit = run.visits.get(event.serial)
+    if visit is None:
+        _forget_orphan(run, event.serial, event.call, event.attempt)
+        return
+    step = visit.steps[event.call]
+    _release(run, step)
+    step.status = StepStatus.READY
+    run.attempts -= 1
+
+
+def _release(run: Run, step: Step) -> None:
+    run.reserved_nanousd -= step.reserved_nanousd
+    step.reserved_nanousd = 0
+    step.worker = ""
+
+
+def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    step = visit.steps.pop(event.call)
+    run.reserved_nanousd -= step.reserved_nanousd
+    run.spent_nanousd += event.cost_nanousd
+    if step.kind is StepKind.DECIDE:
+        _close(run, visit, Ended(visit, chosen=content.chosen))
+    elif visit.loop is not None:
+        _loop_step(visit.loop, step, content, event.usage)
+    else:
+        write_memory(run, visit, content.outputs, content.facts, event.dropped)
+        if event.ends:
+            _close(run, visit, Ended(visit, route=content.route))
+
+
+def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None) -> None:
+    if step.kind is StepKind.TOOL:
+        result = content.outputs["result"]
+        loop.results[step.turn] = Turn("tool", result, loop.calls[step.turn].call_id, step.name)
+        loop.appended_bytes += result.size
+        return
+    loop.turns += 1
+    if content.delta is not None:
+        loop.conversation.append(Turn("assistant", content.delta))
+    loop.outputs.update(content.outputs)
+    loop.facts.update(content.facts)
+    loop.calls = list(content.calls)
+    loop.results = [
+        Turn("tool", inline(call.error), call.call_id, call.tool, True) if call.error else None
+        for call in content.calls
+    ]
+    loop.asks = content.question is not None
+    loop.question = content.question
+    loop.done = content.done
+    if usage is not None:
+        loop.measured_tokens = usage.input_tokens + usage.output_tokens
+        loop.appended_bytes = 0
+
+
+def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:
+    step = run.visits[event.serial].steps[event.call]
+    _release(run, step)
+    run.spent_nanousd += event.cost_nanousd
+    step.status = StepStatus.UNKNOWN if event.kind == FailureKind.OUTCOME_UNKNOWN else StepStatus.BACKOFF
+
+
+def _tool_turn_failed(loop: Loop, step: Step, message: str) -> None:
+    value = inline(message)
+    loop.results[step.turn] = Turn("tool", value, loop.calls[step.turn].call_id, step.name, True)
+    loop.appended_bytes += value.size
+
+
+def _tool_call_failed(run: Run, event: ev.ToolCallFailed, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    step = visit.steps.pop(event.call)
+    assert visit.loop is not None
+    _tool_turn_failed(visit.loop, step, content.message)
+
+
+def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, at_us: int) -> None:
+    step = run.visits[event.serial].steps[event.call]
+    step.attempt = event.attempt
+    step.delay_us = event.delay_us
+    step.status = StepStatus.BACKOFF if event.delay_us else StepStatus.READY
+
+
+def _timer_fired(run: Run, event: ev.TimerFired, content: StepContent, at_us: int) -> None:
+    run.visits[event.serial].steps[event.call].status = StepStatus.READY
+
+
+def _step_queued(run: Run, event: ev.StepQueued, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    visit.steps[event.call] = Step(event.call, event.kind, event.name, event.pool, turn=event.turn)
+    visit.calls = event.call + 1
+    if event.kind is StepKind.DECIDE:
+        visit.deciding = True
+    elif event.kind is StepKind.LLM and visit.loop is not None:
+        _begin_turn(visit.loop)
+
+
+def _begin_turn(loop: Loop) -> None:
+    loop.conversation.extend(turn for turn in loop.results if turn is not None)
+    loop.calls = []
+    loop.results = []
+    loop.asks = False
+    loop.question = None
+
+
+def _late_outcome(run: Run, event: ev.LateOutcome, content: StepContent, at_us: int) -> None:
+    run.spent_nanousd += event.cost_nanousd
+    _forget_orphan(run, event.serial, event.call, event.attempt)
+
+
+def _forget_orphan(run: Run, serial: int, call: int, attempt: int) -> None:
+    orphan = run.orphans.pop(attempt_key(serial, call, attempt), None)
+    if orphan is not None:
+        run.reserved_nanousd -= orphan.reserved_nanousd
+
+
+# --- nodes ---------------------------------------------------------------------------------------
+
+
+def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: int) -> None:
+    edges: tuple[int, ...] = ()
+    if run.tokens:
+        edges = tuple(token.edge for token in run.tokens if token.target == event.node)
+        run.tokens = [token for token in run.tokens if token.target != event.node]
+    visit = Visit(event.serial, event.node, event.edge, event.floor, event.ancestors, edges)
+    if event.step:
+        visit.steps[0] = Step(0, StepKind(event.step), event.name, event.pool)
+        visit.calls = 1
+    run.visits[event.serial] = visit
+    run.serial = event.serial
+    run.visit_counts[event.node] = run.visit_counts.get(event.node, 0) + 1
+    if run.status is RunStatus.QUEUED:
+        run.status = RunStatus.RUNNING
+
+
+def _loop_began(run: Run, event: ev.LoopBegan, content: StepContent, at_us: int) -> None:
+    run.visits[event.serial].loop = Loop(conversation=list(run.conversation) if event.inherits else [], inherits=event.inherits)
+
+
+def _node_succeeded(run: Run, event: ev.NodeSucceeded, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    write_memory(run, visit, content.outputs, content.facts, event.dropped)
+    _close(run, visit, Ended(visit, route=content.route))
+
+
+def _node_failed(run: Run, event: ev.NodeFailed, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    _orphan_steps(run, visit)
+    run.memory[ERROR_KEY] = inline({"kind": event.kind, "node": event.node_id, "message": content.message})
+    _close(run, visit, Ended(visit, failure=event.kind, message=content.message))
+
+
+def _close(run: Run, visit: Visit, ended: Ended) -> None:
+    if visit.loop is not None and visit.loop.inherits:
+        run.conversation = visit.loop.conversation
+    del run.visits[visit.serial]
+    run.last_ended = visit.node
+    run.ended.append(ended)
+
+
+def _outputs_written(run: Run, event: ev.OutputsWritten, content: StepContent, at_us: int) -> None:
+    write_memory(run, run.visits[event.serial], content.outputs, content.facts, event.dropped)
+
+
+def write_memory(
+    run: Run, visit: Visit, outputs: dict[str, Value], facts: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
+    """Put a visit's outputs into memory, but for the keys that were decided to lose."""
+    if not outputs:
+        return
+    writer = Writer(visit.serial, visit.edge)
+    for key, value in outputs.items():
+        if key in dropped:
+            continue
+        run.memory[key] = value
+        if key not in run.writers:
+            run.output_keys.append(key)
+        run.writers[key] = writer
+    for name, fact in facts.items():
+        if not dropped or name.partition(".")[0] not in dropped:
+            run.facts[name] = fact
+
+
+def _edges_taken(run: Run, event: ev.EdgesTaken, content: StepContent, at_us: int) -> None:
+    position = next(i for i, ended in enumerate(run.ended) if ended.visit.serial == event.serial)
+    visit = run.ended.pop(position).visit
+    if not event.edges:
+        run.terminal_reached = run.terminal_reached or event.terminal
+    for edge, target in zip(event.edges, event.targets, strict=True):
+        run.tokens.append(Token(edge, target, visit.serial, visit.floor, visit.ancestors))
+
+
+def _map_progressed(run: Run, event: ev.MapProgressed, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    if visit.children is None:
+        visit.children = Children(event.total)
+    children = visit.children
+    if event.item >= 0:
+        children.live.pop(event.item, None)
+        if event.failure:
+            children.failures[event.item] = event.failure
+        children.results[event.item] = dict(content.outputs)
+    for number, child in zip(range(children.started, event.started), event.children, strict=True):
+        children.live[number] = child
+    children.started = event.started
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+def _approval_requested(run: Run, event: ev.ApprovalRequested, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    if not any(other.wait for other in run.visits.values()):
+        run.waiting_since_us = at_us
+    visit.wait = Wait(
+        event.approval,
+        event.reason,
+        event.deadline_us,
+        at_us,
+        event.owner,
+        event.call,
+        content.message,
+        content.form,
+        dict(content.outputs),
+    )
+    run.approvals += 1
+
+
+def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    wait = visit.wait
+    assert wait is not None
+    run.answers[wait.approval] = answer_digest(event.decision, event.digest)
+    _end_wait(run, visit, at_us)
+    if wait.reason == "client" and event.decision == "answer" and visit.loop is not None:
+        _begin_turn(visit.loop)
+        said = content.outputs["said"]
+        visit.loop.conversation.append(Turn("user", said))
+        visit.loop.appended_bytes += said.size
+    if wait.reason == "outcome_unknown":
+        step = visit.steps[wait.call]
+        run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
+
+
+def _end_wait(run: Run, visit: Visit, at_us: int) -> None:
+    visit.wait = None
+    if at_us and not any(other.wait for other in run.visits.values()):
+        run.deadline_us += max(0, at_us - run.waiting_since_us)
+        run.waiting_since_us = 0
+
+
+# --- the run itself ------------------------------------------------------------------------------
+
+
+def _run_paused(run: Run, event: ev.RunPaused, content: StepContent, at_us: int) -> None:
+    run.paused = True
+    run.reason = event.reason
+
+
+def _run_resumed(run: Run, event: ev.RunResumed, content: StepContent, at_us: int) -> None:
+    run.paused = False
+    run.reason = ""
+
+
+def _orphan_steps(run: Run, visit: Visit) -> None:
+    for step in visit.steps.values():
+        if step.status is StepStatus.LEASED:
+            key = attempt_key(visit.serial, step.call, step.attempt)
+            run.orphans[key] = Orphan(step.worker, step.reserved_nanousd)
+    visit.steps = {}
+
+
+def _finish(run: Run, status: RunStatus, at_us: int) -> None:
+    for visit in run.visits.values():
+        _orphan_steps(run, visit)
+    run.visits = {}
+    run.tokens = []
+    run.ended = []
+    run.status = status
+    run.paused = False
+    run.finished_us = at_us
+
+
+def _run_succeeded(run: Run, event: ev.RunSucceeded, content: StepContent, at_us: int) -> None:
+    _finish(run, RunStatus.SUCCEEDED, at_us)
+    run.reason = event.reason
+
+
+def _run_failed(run: Run, event: ev.RunFailed, content: StepContent, at_us: int) -> None:
+    _finish(run, RunStatus.FAILED, at_us)
+    run.failure = event.kind
+    run.failed_at = event.place
+    run.message = content.message
+    run.dead_lettered = event.dead_lettered
+
+
+def _run_cancelled(run: Run, event: ev.RunCancelled, content: StepContent, at_us: int) -> None:
+    _finish(run, RunStatus.CANCELLED, at_us)
+    run.reason = event.reason
+
+
+_EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
+    ev.StepStarted: _step_started,
+    ev.LeaseReturned: _lease_returned,
+    ev.StepSucceeded: _step_succeeded,
+    ev.StepFailed: _step_failed,
+    ev.ToolCallFailed: _tool_call_failed,
+    ev.RetryScheduled: _retry_scheduled,
+    ev.TimerFired: _timer_fired,
+    ev.StepQueued: _step_queued,
+    ev.LateOutcome: _late_outcome,
+    ev.NodeEntered: _node_entered,
+    ev.LoopBegan: _loop_began,
+    ev.OutputsWritten: _outputs_written,
+    ev.NodeSucceeded: _node_succeeded,
+    ev.NodeFailed: _node_failed,
+    ev.EdgesTaken: _edges_taken,
+    ev.MapProgressed: _map_progressed,
+    ev.ApprovalRequested: _approval_requested,
+    ev.ApprovalResolved: _approval_resolved,
+    ev.RunPaused: _run_paused,
+    ev.RunResumed: _run_resumed,
+    ev.RunSucceeded: _run_succeeded,
+    ev.RunFailed: _run_failed,
+    ev.RunCancelled: _run_cancelled,
+}
+
+
+# --- snapshots -----------------------------------------------------------------------------------
+
+encode_run = msgspec.msgpack.Encoder().encode
+decode_run = msgspec.msgpack.Decoder(Run).decode

@@ -1,0 +1,243 @@
+"""What follows the end of an attempt: the step's success, a retry, a failure, or a question to a human.
+
+Only work that is declared idempotent is tried again by itself. An attempt of other work that began and
+whose end nobody saw (timeout, lost worker) may have happened: it waits for a person.
+"""
+
+from __future__ import annotations
+
+from hive_ray.core import agent_loop
+from hive_ray.core import events as ev
+from hive_ray.core.commands import Moment
+from hive_ray.core.events import Draft, draft
+from hive_ray.core.failures import CAN_PASS, FailureKind
+from hive_ray.core.messages import Outcome, StepContent, StepKind
+from hive_ray.core.routing import losing_keys
+from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
+from hive_ray.graph.compiled import CompiledGraph, NodePlan
+
+UNSEEN_END = frozenset({FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED})
+"""Failures after which nobody knows whether the effect took place."""
+
+
+def report(
+    run: Run, graph: CompiledGraph, outcome: Outcome, content: StepContent, now: Moment
+) -> list[Draft]:
+    """The events that one outcome makes; routing follows separately.
+
+    An outcome of an attempt that is not under way is late: it changes nothing but the cost, except
+    where it answers the very question that a human has not answered yet.
+    """
+    visit = run.visits.get(outcome.serial)
+    step = visit.steps.get(outcome.call) if visit is not None else None
+    if visit is None or step is None or step.attempt != outcome.attempt:
+        return _late(run, outcome)
+    if step.status is StepStatus.UNKNOWN:
+        return _answer_by_outcome(run, graph, visit, step, outcome, content, now)
+    if step.status is not StepStatus.LEASED:
+        return _late(run, outcome)
+    if outcome.failure:
+        return failed(run, graph, visit, step, outcome, content.message, now)
+    return succeeded(run, graph, visit, step, outcome, content)
+
+
+def _late(run: Run, outcome: Outcome) -> list[Draft]:
+    key = attempt_key(outcome.serial, outcome.call, outcome.attempt)
+    said = run.resolved_unknown.get(key, "")
+    contradicts = (said == "happened" and bool(outcome.failure)) or (
+        said == "did_not_happen" and not outcome.failure
+    )
+    if not outcome.cost_nanousd and key not in run.orphans and not contradicts:
+        return []
+    return [
+        Draft(
+            ev.LateOutcome(
+                run.id,
+                outcome.serial,
+                outcome.call,
+                outcome.attempt,
+                outcome.failure,
+                outcome.cost_nanousd,
+                contradicts,
+            )
+        )
+    ]
+
+
+def _answer_by_outcome(
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    step: Step,
+    outcome: Outcome,
+    content: StepContent,
+    now: Moment,
+) -> list[Draft]:
+    wait = visit.wait
+    if wait is None or wait.reason != "outcome_unknown" or wait.call != step.call:
+        return _late(run, outcome)
+    resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "late"))
+    if outcome.failure:
+        return [resolved, *failed(run, graph, visit, step, outcome, content.message, now)]
+    return [resolved, *succeeded(run, graph, visit, step, outcome, content)]
+
+
+def succeeded(
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    step: Step,
+    outcome: Outcome,
+    content: StepContent,
+    resolved_by: str = "",
+) -> list[Draft]:
+    """A step ended well."""
+    node = graph.nodes[visit.node]
+    single = visit.loop is None and step.kind is not StepKind.DECIDE
+    ends = single and not node.decides
+    dropped = losing_keys(run, visit, list(content.outputs)) if single else ()
+    event = ev.StepSucceeded(
+        run.id,
+        visit.serial,
+        step.call,
+        step.attempt,
+        ends,
+        outcome.name or step.name,
+        outcome.duration_us,
+        outcome.cost_nanousd,
+        outcome.usage,
+        dropped,
+        resolved_by,
+    )
+    drafts = [Draft(event, outcome.content, content)]
+    if single and node.decides:
+        drafts.append(decide_edges(run, node, visit))
+    return drafts
+
+
+def decide_edges(run: Run, node: NodePlan, visit: Visit) -> Draft:
+    """An LLM chooses among the edges of a node whose work is done."""
+    model = node.model.model if node.model else ""
+    return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.DECIDE, model, "llm"))
+
+
+def is_idempotent(node: NodePlan, step: Step) -> bool:
+    """LLM calls are; functions and tools only when declared."""
+    if step.kind in (StepKind.LLM, StepKind.DECIDE, StepKind.COLLECT):
+        return True
+    if step.turn >= 0:
+        tool = agent_loop.tool_plan(node, step.name)
+        return tool is not None and tool.idempotent
+    return node.idempotent
+
+
+def failed(
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    step: Step,
+    outcome: Outcome,
+    message: str,
+    now: Moment,
+) -> list[Draft]:
+    """A step ended badly: retry, ask, tell the loop's LLM, or fail the node."""
+    node = graph.nodes[visit.node]
+    kind = FailureKind(outcome.failure)
+    idempotent = is_idempotent(node, step)
+    if outcome.started and not idempotent and kind in UNSEEN_END:
+        return [
+            _step_failed(run, visit, step, outcome, FailureKind.OUTCOME_UNKNOWN, message),
+            _ask_what_happened(run, node, visit, step, kind, now),
+        ]
+    drafts = [_step_failed(run, visit, step, outcome, kind, message)]
+    may_repeat = idempotent or not outcome.started
+    if may_repeat and _retries(node, kind) and step.attempt <= node.retry.max_retries:
+        drafts.append(_retry(run, node, visit, step, kind, outcome.retry_after_us, now))
+    elif step.turn >= 0:
+        failure = ev.ToolCallFailed(run.id, visit.serial, step.call, kind)
+        drafts.append(draft(failure, StepContent(message=f"{kind}: {message}")))
+    else:
+        drafts.append(fail_node(run, node, visit, kind, message))
+    return drafts
+
+
+def _step_failed(
+    run: Run, visit: Visit, step: Step, outcome: Outcome, kind: FailureKind, message: str
+) -> Draft:
+    event = ev.StepFailed(
+        run.id,
+        visit.serial,
+        step.call,
+        step.attempt,
+        kind,
+        outcome.name or step.name,
+        outcome.duration_us,
+        outcome.cost_nanousd,
+        outcome.usage,
+    )
+    return draft(event, StepContent(message=message))
+
+
+def fail_node(run: Run, node: NodePlan, visit: Visit, kind: FailureKind | str, message: str) -> Draft:
+    return draft(ev.NodeFailed(run.id, visit.serial, str(kind), node.id), StepContent(message=message))
+
+
+def _retries(node: NodePlan, kind: FailureKind) -> bool:
+    if kind not in CAN_PASS:
+        return False
+    return not node.retry.retry_on or kind in node.retry.retry_on or kind is FailureKind.WORKER_LOST
+
+
+def _retry(
+    run: Run,
+    node: NodePlan,
+    visit: Visit,
+    step: Step,
+    kind: FailureKind,
+    retry_after_us: int,
+    now: Moment,
+) -> Draft:
+    """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
+    ceiling = min(node.retry.cap_us, node.retry.base_us << min(step.attempt - 1, 20))
+    delay_us = max(int(now.chance * ceiling), retry_after_us, 1)
+    return Draft(
+        ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, delay_us, str(kind))
+    )
+
+
+def _ask_what_happened(
+    run: Run, node: NodePlan, visit: Visit, step: Step, kind: FailureKind, now: Moment
+) -> Draft:
+    what = (
+        f"{step.name or node.id} at node {node.id} was started (attempt {step.attempt}) and its end was "
+        f"not seen ({kind}). It is not declared idempotent, so it is not repeated. Find out whether it "
+        "took effect, then answer happened (with its outputs), did_not_happen (it runs again) or abort."
+    )
+    event = ev.ApprovalRequested(
+        run.id,
+        visit.serial,
+        f"{run.id}.{run.approvals + 1}",
+        "outcome_unknown",
+        now.wall_us + HUMAN_WAIT_US,
+        "",
+        step.call,
+    )
+    return draft(event, StepContent(message=what))
+
+
+HUMAN_WAIT_US = 72 * 3600 * 1_000_000
+"""How long a question waits for a person when nothing else is configured."""
+
+
+def lost(run: Run, graph: CompiledGraph, worker: str, now: Moment) -> list[list[Draft]]:
+    """All attempts of a run that a dead worker held, each as its own decision."""
+    decisions: list[list[Draft]] = []
+    for visit in run.visits.values():
+        for step in visit.steps.values():
+            if step.status is StepStatus.LEASED and step.worker == worker:
+                outcome = Outcome(
+                    run.id, visit.serial, step.call, step.attempt, FailureKind.WORKER_LOST, b"", name=step.name
+                )
+                message = f"the worker {worker} that ran this attempt is gone"
+                decisions.append(failed(run, graph, visit, step, outcome, message, now))
+    return decisions
