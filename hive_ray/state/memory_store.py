@@ -67,7 +67,7 @@ class MemoryStore:
 
     def list(self, prefix: str, after: str = "") -> list[str]:
         """Name the objects below a folder that sort behind ``after``."""
-        self._enter("list", prefix or "all")
+        self._enter("list", prefix)
         with _LOCK:
             names = sorted(name for name in self._objects if name.startswith(prefix) and name > after)
         self._leave("list", prefix)
@@ -88,7 +88,8 @@ class MemoryStore:
         """Nothing to let go of; the objects stay until ``forget_memory``."""
 
     def _enter(self, operation: str, name: str) -> None:
-        checked_name(name.rstrip("/"))
+        if operation != "list":
+            checked_name(name)
         if self.before is not None:
             self.before(operation, name)
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import obstore
 from obstore import exceptions as oe
-from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store, from_url
+from obstore.store import AzureStore, GCSStore, S3Store, from_url
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from hive_ray.errors import AlreadyExists, ConfigError, Fault, ObjectMissing, StoreError
 from hive_ray.state.store import checked_name, probe_create_if_absent, url_fault
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 _CONNECT_TIMEOUT = timedelta(seconds=3)
 _REQUEST_TIMEOUT = timedelta(seconds=15)
@@ -50,13 +53,14 @@ class ObjectStore:
 
     def get(self, name: str) -> bytes:
         """Read a whole object; raises ``ObjectMissing``."""
-        return self._call(name, lambda: bytes(obstore.get(self._bucket, checked_name(name)).bytes()))
+        path = checked_name(name)
+        return self._call(name, lambda: bytes(obstore.get(self._bucket, path).bytes()))
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """Read a part of an object; raises ``StoreError`` if it is shorter."""
         path = checked_name(name)
-        read = lambda: bytes(obstore.get_range(self._bucket, path, start=offset, length=length))  # noqa: E731
-        data = self._call(name, read)
+        read = self._call(name, lambda: obstore.get_range(self._bucket, path, start=offset, length=length))
+        data = bytes(read)
         if len(data) != length:
             raise StoreError(f"{self.url}/{name} is shorter than {offset + length} bytes")
         return data
@@ -68,8 +72,9 @@ class ObjectStore:
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is absent is no error."""
+        path = checked_name(name)
         try:
-            self._call(name, lambda: obstore.delete(self._bucket, checked_name(name)))
+            self._call(name, lambda: obstore.delete(self._bucket, path))
         except ObjectMissing:
             return
 
