@@ -31,7 +31,7 @@ PROGRAMS_LIMIT = 4096
 """Compiled programs that one ``Evaluator`` keeps; the oldest leaves first."""
 
 
-class ExpressionError(HiveError):
+class ExpressionError(HiveError, ValueError):
     """A condition has no answer for these facts: the message quotes it and says why."""
 
 

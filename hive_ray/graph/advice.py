@@ -1,0 +1,140 @@
+"""What a graph is accepted with but probably does not mean."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from hive_ray.graph.compiled import EdgeCondition, EdgePlan, NodeKind, NodePlan
+from hive_ray.graph.findings import Findings
+from hive_ray.graph.reachability import cycles, members, reachable
+from hive_ray.graph.spec import GraphSpec
+from hive_ray.graph.tables import Tables
+
+_PLAIN = (EdgeCondition.ALWAYS, EdgeCondition.ON_SUCCESS)
+
+
+def warn_about(
+    spec: GraphSpec,
+    nodes: Sequence[NodePlan],
+    edges: Sequence[EdgePlan],
+    entry: int,
+    tables: Tables,
+    findings: Findings,
+) -> None:
+    """Adds every warning about a graph without errors."""
+    masks = [node.reached_from for node in nodes]
+    _unreachable(spec, nodes, reachable(masks, entry), findings)
+    _edges_never_taken(nodes, edges, findings)
+    _unwritten_keys(spec, nodes, edges, entry, findings)
+    _unwritten_facts(spec, nodes, tables, findings)
+    _endless_cycles(nodes, edges, masks, findings)
+    _parallel_writes(nodes, edges, masks, findings)
+
+
+def _unreachable(spec: GraphSpec, nodes: Sequence[NodePlan], found: int, findings: Findings) -> None:
+    delegated = {name for node in spec.nodes for name in node.sub_agents}
+    for node in nodes:
+        if not found >> node.index & 1 and node.id not in delegated:
+            findings.warn(f"nodes.{node.id}", "cannot be reached from the entry", "add an edge, or remove it")
+
+
+def _edges_never_taken(nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], findings: Findings) -> None:
+    for edge in edges:
+        after_failure = edge.condition in (EdgeCondition.ALWAYS, EdgeCondition.ON_FAILURE)
+        if nodes[edge.source].terminal and not after_failure:
+            problem = f"never taken: '{nodes[edge.source].id}' is a terminal node"
+            findings.warn(
+                f"edges.{edge.id}", problem, "take the node out of terminal_nodes, or remove the edge"
+            )
+
+
+def _input_names(spec: GraphSpec, entry_keys: Sequence[str]) -> set[str]:
+    properties = (spec.input_schema or {}).get("properties")
+    return set(entry_keys) | (set(properties) if isinstance(properties, dict) else set())
+
+
+def _unwritten_keys(
+    spec: GraphSpec, nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], entry: int, findings: Findings
+) -> None:
+    known = {key for node in nodes for key in node.output_keys} | _input_names(spec, nodes[entry].input_keys)
+    mapped = {(edge.target, name) for edge in edges for name, _ in edge.input_mapping}
+    remedy = "give it with the input, or write it before"
+    for node in nodes:
+        for key in node.input_keys:
+            if key not in known and (node.index, key) not in mapped:
+                findings.warn(f"nodes.{node.id}.input_keys", f"no node writes '{key}'", remedy)
+    for edge in edges:
+        for name, key in edge.input_mapping:
+            if key not in known:
+                findings.warn(f"edges.{edge.id}.input_mapping.{name}", f"no node writes '{key}'", remedy)
+
+
+def _unwritten_facts(spec: GraphSpec, nodes: Sequence[NodePlan], tables: Tables, findings: Findings) -> None:
+    known = tables.keys | _input_names(spec, ())
+    for edge in spec.edges:
+        used = next((item for item in tables.expressions if item.source == edge.condition_expr), None)
+        roots = [tables.facts[index][0] for index in used.facts] if used else []
+        for root in dict.fromkeys(roots):
+            if root not in known:
+                problem = f"no node writes '{root}': it is null unless the input brings it"
+                findings.warn(f"edges.{edge.id}.condition_expr", problem, "check the name")
+
+
+_ENDED_BY_PEOPLE = (NodeKind.HUMAN_INPUT,)
+
+
+def _endless_cycles(
+    nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], masks: Sequence[int], findings: Findings
+) -> None:
+    for group in cycles(masks):
+        inside = [nodes[index] for index in members(group)]
+        if not any(_can_leave(node, edges, group) for node in inside):
+            names = ", ".join(node.id for node in inside)
+            problem = f"a cycle without an exit ({names}): it ends at max_steps only, as a failure"
+            findings.warn(f"nodes.{inside[0].id}", problem, "add an edge that leaves it, or a condition")
+
+
+def _can_leave(node: NodePlan, edges: Sequence[EdgePlan], group: int) -> bool:
+    if node.terminal or node.client_facing or node.kind in _ENDED_BY_PEOPLE:
+        return True
+    leaving = [edges[index] for index in node.out_edges]
+    stays = any(_is_plain(edge) and group >> edge.target & 1 for edge in leaving)
+    return not stays or any(not group >> edge.target & 1 for edge in leaving)
+
+
+def _is_plain(edge: EdgePlan) -> bool:
+    return edge.condition in _PLAIN and edge.expression < 0
+
+
+def _parallel_writes(
+    nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], masks: Sequence[int], findings: Findings
+) -> None:
+    warned: set[tuple[int, int, str]] = set()
+    for node in nodes:
+        plain = [edges[index] for index in node.out_edges if _is_plain(edges[index])]
+        highest = max((edge.priority for edge in plain), default=0)
+        targets = sorted({edge.target for edge in plain if edge.priority == highest})
+        for left, right in itertools.combinations(targets, 2):
+            for clash in _clashes(nodes, reachable(masks, left), reachable(masks, right)):
+                if clash not in warned:
+                    warned.add(clash)
+                    _warn_clash(nodes, clash, findings)
+
+
+def _clashes(nodes: Sequence[NodePlan], left: int, right: int) -> list[tuple[int, int, str]]:
+    """Writers of one key, each on one branch only."""
+    found: list[tuple[int, int, str]] = []
+    for first in members(left & ~right):
+        for second in members(right & ~left):
+            shared = set(nodes[first].output_keys) & set(nodes[second].output_keys)
+            found += [(min(first, second), max(first, second), key) for key in sorted(shared)]
+    return found
+
+
+def _warn_clash(nodes: Sequence[NodePlan], clash: tuple[int, int, str], findings: Findings) -> None:
+    first, second, key = clash
+    problem = f"'{key}' is also written by '{nodes[second].id}' on a parallel branch"
+    findings.warn(
+        f"nodes.{nodes[first].id}.output_keys", problem, "the later declared edge wins; use two keys"
+    )

@@ -1,0 +1,211 @@
+"""``GraphSpec`` -> ``CompiledGraph``: the whole graph is checked before any of it is accepted.
+
+``compile_graph`` refuses with every fault at once; ``lint`` gives errors and warnings. A graph is
+identified by the SHA-256 of its content: key order, name and the place of a file do not enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hive_ray.errors import GraphError
+from hive_ray.graph.advice import warn_about
+from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, NodePlan
+from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ModelInfo, ToolInfo
+from hive_ray.graph.findings import Finding, Findings, Severity
+from hive_ray.graph.hive_format import SUBGRAPH_DEPTH_LIMIT
+from hive_ray.graph.node_plans import NodeContext, plan_node
+from hive_ray.graph.reachability import reached_from
+from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
+from hive_ray.graph.tables import Tables
+from hive_ray.graph.wiring import plan_edges
+
+__all__ = [
+    "CompileEnvironment", "Finding", "FunctionInfo", "ModelInfo", "Severity", "ToolInfo",
+    "compile_graph", "content_hash", "lint",
+]  # fmt: skip
+
+DEADLINE_S = 24 * 3600.0
+_ANYTHING = CompileEnvironment()
+
+
+def compile_graph(spec: GraphSpec, environment: CompileEnvironment = _ANYTHING) -> CompiledGraph:
+    """The plan that the controller and the workers execute.
+
+    Raises:
+        GraphError: every fault, each with node or edge id and what would be right.
+    """
+    findings = Findings()
+    graph = _compile(spec, environment, findings, 0)
+    if graph is None:
+        raise GraphError(f"graph '{spec.id}'", findings.faults())
+    return graph
+
+
+def lint(spec: GraphSpec, environment: CompileEnvironment = _ANYTHING) -> list[Finding]:
+    """Errors and warnings, errors first."""
+    findings = Findings()
+    _compile(spec, environment, findings, 0)
+    return sorted(findings.all, key=lambda finding: finding.severity)
+
+
+def content_hash(graph: CompiledGraph) -> str:
+    """Hex SHA-256 of what a graph does; nested graphs enter through their own hashes."""
+    content = msgspec.structs.replace(graph, version="", name="", subgraphs=())
+    return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
+
+
+@dataclass(slots=True)
+class _Bodies:
+    """Nested graphs, compiled once each."""
+
+    environment: CompileEnvironment
+    findings: Findings
+    depth: int
+    found: dict[str, CompiledGraph] = field(default_factory=dict[str, CompiledGraph])
+
+    def compile(self, spec: GraphSpec, place: str) -> str:
+        """Hash of the nested graph; empty if it has faults."""
+        graph = _compile(spec, self.environment, self.findings.below(place), self.depth + 1)
+        if graph is None:
+            return ""
+        self.found[graph.version] = graph
+        return graph.version
+
+
+def _compile(
+    spec: GraphSpec, environment: CompileEnvironment, findings: Findings, depth: int
+) -> CompiledGraph | None:
+    if depth > SUBGRAPH_DEPTH_LIMIT:
+        findings.error("nodes", f"nested deeper than {SUBGRAPH_DEPTH_LIMIT} graphs", "flatten the graph")
+        return None
+    before = len(findings.faults())
+    positions = _positions(spec, findings)
+    tables = Tables(_memory_keys(spec))
+    edges = plan_edges(spec, positions, tables, findings)
+    bodies = _Bodies(environment, findings, depth)
+    context = NodeContext(spec, environment, findings, edges, bodies.compile)
+    nodes = [plan_node(node, index, context) for index, node in enumerate(spec.nodes)]
+    entry = _entry(spec, positions, edges, findings)
+    terminal = _terminal(spec, positions, edges, findings)
+    if len(findings.faults()) > before:
+        return None
+    wired = _wired(nodes, edges, terminal)
+    warn_about(spec, wired, edges, entry, tables, findings)
+    return _assembled(spec, entry, wired, edges, tables, bodies.found)
+
+
+def _positions(spec: GraphSpec, findings: Findings) -> dict[str, int]:
+    positions: dict[str, int] = {}
+    for index, node in enumerate(spec.nodes):
+        if node.id in positions:
+            findings.error(
+                f"nodes.{node.id}", "a second node with this id", "give each node an id of its own"
+            )
+        positions.setdefault(node.id, index)
+    for name in spec.pause_nodes:
+        if name not in positions:
+            findings.error("pause_nodes", f"no node '{name}'", nearest(name, positions))
+    return positions
+
+
+def _memory_keys(spec: GraphSpec) -> frozenset[str]:
+    keys: set[str] = set()
+    for node in spec.nodes:
+        keys.update(node.input_keys, node.output_keys)
+    return frozenset(keys)
+
+
+def _entry(
+    spec: GraphSpec, positions: Mapping[str, int], edges: Sequence[EdgePlan], findings: Findings
+) -> int:
+    if spec.entry_node is not None:
+        if spec.entry_node not in positions:
+            findings.error("entry_node", f"no node '{spec.entry_node}'", nearest(spec.entry_node, positions))
+        return positions.get(spec.entry_node, -1)
+    reached = {edge.target for edge in edges if edge.source != edge.target}
+    delegated = {name for node in spec.nodes for name in node.sub_agents}
+    first = [index for name, index in positions.items() if index not in reached and name not in delegated]
+    if len(first) != 1:
+        names = ", ".join(spec.nodes[index].id for index in first[:8]) or "none"
+        findings.error(
+            "entry_node", f"missing, and not plain (without incoming edges: {names})", "name the first node"
+        )
+        return -1
+    return first[0]
+
+
+def _terminal(
+    spec: GraphSpec, positions: Mapping[str, int], edges: Sequence[EdgePlan], findings: Findings
+) -> frozenset[str]:
+    if spec.terminal_nodes is None:
+        left = {edge.source for edge in edges}
+        return frozenset(node.id for index, node in enumerate(spec.nodes) if index not in left)
+    for name in spec.terminal_nodes:
+        if name not in positions:
+            findings.error("terminal_nodes", f"no node '{name}'", nearest(name, positions))
+    return frozenset(spec.terminal_nodes)
+
+
+_AFTER_FAILURE = (EdgeCondition.ALWAYS, EdgeCondition.ON_FAILURE)
+
+
+def _wired(
+    nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], terminal: frozenset[str]
+) -> tuple[NodePlan, ...]:
+    """Nodes with their edges and masks. A terminal node that succeeds takes no edge."""
+    last = {node.index for node in nodes if node.id in terminal}
+    taken = [edge for edge in edges if edge.source not in last or edge.condition in _AFTER_FAILURE]
+    masks = reached_from(len(nodes), ((edge.source, edge.target) for edge in taken))
+    leaving: list[list[int]] = [[] for _ in nodes]
+    for edge in edges:
+        leaving[edge.source].append(edge.index)
+    return tuple(
+        msgspec.structs.replace(
+            node,
+            terminal=node.index in last,
+            out_edges=tuple(leaving[node.index]),
+            reached_from=masks[node.index],
+        )
+        for node in nodes
+    )
+
+
+def _assembled(
+    spec: GraphSpec,
+    entry: int,
+    nodes: tuple[NodePlan, ...],
+    edges: Sequence[EdgePlan],
+    tables: Tables,
+    bodies: Mapping[str, CompiledGraph],
+) -> CompiledGraph:
+    budget = spec.budget
+    limit = budget.budget_usd if budget else None
+    deadline_s = (budget.deadline_s if budget else None) or DEADLINE_S
+    graph = CompiledGraph(
+        id=spec.id, version="", entry=entry, nodes=nodes, edges=tuple(edges),
+        expressions=tuple(tables.expressions), facts=tuple(tables.facts), max_steps=spec.max_steps,
+        deadline_us=round(deadline_s * 1_000_000),
+        budget_nanousd=-1 if limit is None else int(limit * 1_000_000_000),
+        identity_prompt=spec.identity_prompt, continuous=spec.conversation_mode == "continuous",
+        subgraphs=tuple(bodies.values()), name=spec.name, input_keys=input_keys(spec.nodes, edges),
+    )  # fmt: skip
+    return msgspec.structs.replace(graph, version=content_hash(graph))
+
+
+def input_keys(nodes: Sequence[NodeSpec], edges: Sequence[EdgePlan]) -> tuple[str, ...]:
+    """Keys that a node reads and no node writes, in the order of the nodes: the run's input brings them."""
+    written = {key for node in nodes for key in node.output_keys}
+    mapped = {(edge.target, name) for edge in edges for name, _ in edge.input_mapping}
+    sources = [key for edge in edges for _, key in edge.input_mapping]
+    read = [
+        key
+        for index, node in enumerate(nodes)
+        for key in (*node.input_keys, *([node.map_over] if node.map_over else []))
+        if (index, key) not in mapped
+    ]
+    return tuple(dict.fromkeys(key for key in (*read, *sources) if key not in written))
