@@ -16,7 +16,7 @@ class Moment(msgspec.Struct, frozen=True):
     """Uniform in [0, 1): jitter."""
 
 
-class Submit(msgspec.Struct, frozen=True):
+class Submit(msgspec.Struct, frozen=True, tag=True):
     run: str
     request_id: str
     team: str
@@ -33,24 +33,24 @@ class Submit(msgspec.Struct, frozen=True):
     traceparent: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True):
+class Cancel(msgspec.Struct, frozen=True, tag=True):
     run: str
     reason: str = ""
     principal: str = ""
 
 
-class Pause(msgspec.Struct, frozen=True):
+class Pause(msgspec.Struct, frozen=True, tag=True):
     run: str
     reason: str = ""
     principal: str = ""
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(msgspec.Struct, frozen=True, tag=True):
     run: str
     principal: str = ""
 
 
-class Resolve(msgspec.Struct, frozen=True):
+class Resolve(msgspec.Struct, frozen=True, tag=True):
     """A person's answer to an approval. ``content.outputs`` is the answer's form."""
 
     run: str
@@ -61,7 +61,7 @@ class Resolve(msgspec.Struct, frozen=True):
     digest: str = ""
 
 
-class Signal(msgspec.Struct, frozen=True):
+class Signal(msgspec.Struct, frozen=True, tag=True):
     """The client of a run says something (``content.outputs["said"]``)."""
 
     run: str
@@ -70,7 +70,7 @@ class Signal(msgspec.Struct, frozen=True):
     principal: str = ""
 
 
-class Complete(msgspec.Struct, frozen=True):
+class Complete(msgspec.Struct, frozen=True, tag=True):
     """The client ends the conversation at a client-facing node."""
 
     run: str
@@ -83,6 +83,18 @@ class Refused(msgspec.Struct, frozen=True):
     """A command that does not fit the state; nothing was decided."""
 
     problem: str
-    """``not_found``, ``conflict``, ``invalid`` or ``overloaded``."""
+    """``not_found``, ``conflict``, ``mismatch``, ``invalid``, ``overloaded`` or ``unavailable``."""
     message: str
     retry_after_s: float = 0.0
+
+
+class Register(msgspec.Struct, frozen=True, tag=True):
+    """Let a name stand for a graph."""
+
+    name: str
+    team: str
+    graph: str
+    principal: str = ""
+
+
+Command = Submit | Cancel | Pause | Resume | Resolve | Signal | Complete | Register

@@ -13,7 +13,19 @@ from typing import Any
 from hive_ray.core import admission, agent_loop, children, fleet, lifecycle, people, routing, steps
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
-from hive_ray.core.commands import Cancel, Complete, Moment, Pause, Refused, Resolve, Resume, Signal, Submit
+from hive_ray.core.commands import (
+    Cancel,
+    Command,
+    Complete,
+    Moment,
+    Pause,
+    Refused,
+    Register,
+    Resolve,
+    Resume,
+    Signal,
+    Submit,
+)
 from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
@@ -36,10 +48,9 @@ class Engine:
 
     Args:
         evaluator: evaluates the graphs' conditions.
-        sink: receives each event with its sequence number, in order, right after it was applied.
     """
 
-    def __init__(self, evaluator: routing.Evaluator, sink: Callable[[int, Draft], None]) -> None:
+    def __init__(self, evaluator: routing.Evaluator) -> None:
         self.seq = 0
         self.runs: dict[str, Run] = {}
         self.children: dict[str, dict[str, None]] = {}
@@ -47,7 +58,8 @@ class Engine:
         self.fleet = fleet.Fleet()
         self.graphs: dict[str, CompiledGraph] = {}
         self._evaluator = evaluator
-        self._sink = sink
+        self.sink: Callable[[int, Draft], None] = _nowhere
+        """Receives each event with its sequence number, in order, right after it was applied."""
 
     # --- applying events -------------------------------------------------------------------------
 
@@ -57,7 +69,7 @@ class Engine:
             self.seq += 1
             event = drafted.event
             run = self._evolve(event, drafted.decoded, now.wall_us, self.seq)
-            self._sink(self.seq, drafted)
+            self.sink(self.seq, drafted)
             if run is not None and run.parent:
                 self._note_child(run, event)
 
@@ -130,6 +142,11 @@ class Engine:
         self.graphs[graph.version] = graph
         for body in graph.subgraphs:
             self.add_graph(body)
+
+    def accepted(self, command: Submit) -> bool:
+        """Whether this very submission (its run id or its key) was accepted before."""
+        key = f"{command.team}/{command.idempotency_key}"
+        return command.run in self.runs or (bool(command.idempotency_key) and key in self.fleet.submissions)
 
     def submit(self, command: Submit, now: Moment) -> Run | Refused:
         """Begin a run, or answer with the run that the same idempotency key began."""
@@ -220,6 +237,31 @@ class Engine:
         self._advance(run, now)
         return run
 
+    def register(self, command: Register, now: Moment) -> fleet.Agent:
+        event = ev.AgentRegistered("", command.name, command.team, command.graph, command.principal)
+        self._record([Draft(event)], now)
+        return self.fleet.agents[f"{command.team}/{command.name}"]
+
+    def command(self, command: Command, now: Moment) -> Run | fleet.Agent | Refused:
+        """Decide any command."""
+        match command:
+            case Submit():
+                return self.submit(command, now)
+            case Cancel():
+                return self.cancel(command, now)
+            case Pause():
+                return self.pause(command, now)
+            case Resume():
+                return self.resume(command, now)
+            case Resolve():
+                return self.resolve(command, now)
+            case Signal():
+                return self.signal(command, now)
+            case Complete():
+                return self.complete(command, now)
+            case Register():
+                return self.register(command, now)
+
     # --- timers ----------------------------------------------------------------------------------
 
     def fire_backoff(self, run_id: str, serial: int, call: int, now: Moment) -> None:
@@ -293,14 +335,14 @@ class Engine:
         self._record(steps.report(run, graph, outcome, content, now), now)
         self._advance(run, now)
 
-    def admit(self, worker: fleet.Worker, now: Moment) -> list[Lease]:
-        """Lease ready steps of a worker's pool to it, as far as it has room."""
+    def admit(self, worker: fleet.Worker, now: Moment, most: int) -> list[Lease]:
+        """Lease ready steps of a worker's pool to it, as far as it has room, at most ``most``."""
         queue = self.fleet.queues.get(worker.pool)
         leases: list[Lease] = []
         if not queue:
             return leases
         waiting: list[fleet.StepRef] = []
-        while queue and worker.room > 0 and len(waiting) < SCAN_LIMIT:
+        while queue and worker.room > 0 and len(leases) < most and len(waiting) < SCAN_LIMIT:
             ref = queue.popleft()
             found = self._ready(ref)
             if found is None:
@@ -474,6 +516,10 @@ class Engine:
 
 
 _PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERATE)
+
+
+def _nowhere(seq: int, drafted: Draft) -> None:
+    """The sink of an engine that only replays."""
 
 
 def _no_run(run_id: str) -> Refused:

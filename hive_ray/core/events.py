@@ -306,14 +306,6 @@ class AgentRegistered(Event, frozen=True):
     principal: str = ""
 
 
-class EpochBegan(Event, frozen=True):
-    """A controller took over. ``run`` is empty."""
-
-    epoch: int
-    pid: int
-    node: str
-
-
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
@@ -321,7 +313,7 @@ EVENTS: dict[str, type[Event]] = {
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled, TimerFired,
         LateOutcome, ApprovalRequested, ApprovalResolved,
-        WorkerAttached, WorkerLost, AgentRegistered, EpochBegan,
+        WorkerAttached, WorkerLost, AgentRegistered,
     )
 }  # fmt: skip
 

@@ -61,6 +61,7 @@ class Fleet(msgspec.Struct):
     agents: dict[str, Agent] = {}
     """``team/name`` to the graph that it stands for."""
     epoch: int = 0
+    """Of the incarnation at work; stamped on leases."""
     seq: int = 0
 
 
@@ -84,8 +85,6 @@ def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
             fleet.workers.pop(event.worker, None)
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
-        case ev.EpochBegan():
-            fleet.epoch = event.epoch
         case _:
             raise KeyError(f"{type(event).__name__} is not an event of the fleet")
 
@@ -161,3 +160,7 @@ def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
         for worker, attempt in leased_steps(run):
             if worker in fleet.workers:
                 grant(fleet, worker, attempt)
+
+
+encode_fleet = msgspec.msgpack.Encoder().encode
+decode_fleet = msgspec.msgpack.Decoder(Fleet).decode

@@ -229,6 +229,20 @@ class Run(msgspec.Struct):
         return self.status in TERMINAL
 
 
+def status_of(run: Run) -> RunStatus:
+    """The status that people see: a run with nothing under way but waits is waiting."""
+    if run.terminal:
+        return run.status
+    if run.paused:
+        return RunStatus.WAITING
+    busy = waits = False
+    for visit in run.visits.values():
+        live = any(step.status is not StepStatus.UNKNOWN for step in visit.steps.values())
+        busy = busy or live or (visit.children is not None and bool(visit.children.live))
+        waits = waits or visit.wait is not None
+    return RunStatus.WAITING if waits and not busy else run.status
+
+
 def attempt_key(serial: int, call: int, attempt: int) -> str:
     return f"{serial}.{call}.{attempt}"
 
@@ -417,8 +431,6 @@ def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: 
     run.visits[event.serial] = visit
     run.serial = event.serial
     run.visit_counts[event.node] = run.visit_counts.get(event.node, 0) + 1
-    if run.status is RunStatus.QUEUED:
-        run.status = RunStatus.RUNNING
 
 
 def _loop_began(run: Run, event: ev.LoopBegan, content: StepContent, at_us: int) -> None:

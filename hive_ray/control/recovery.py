@@ -1,0 +1,130 @@
+"""From the store to a controller that may act: claim, snapshot, journal, index."""
+
+from __future__ import annotations
+
+import secrets
+from typing import NamedTuple
+
+import msgspec
+
+from hive_ray.core.engine import Engine
+from hive_ray.core.fleet import decode_fleet
+from hive_ray.core.routing import Evaluator
+from hive_ray.core.run import decode_run
+from hive_ray.errors import Corrupt, Unavailable
+from hive_ray.graph.compiled import CompiledGraph, decode_graph
+from hive_ray.state.blobs import Blobs
+from hive_ray.state.content import ContentCodec
+from hive_ray.state.journal import Journal
+from hive_ray.state.owner import Owner
+from hive_ray.state.records import read_row
+from hive_ray.state.segments import Segment
+from hive_ray.state.snapshots import Manifest, Snapshot, load_latest
+from hive_ray.state.store import Store
+
+FLEET = "fleet"
+RUN = "run/"
+
+
+class Recovered(NamedTuple):
+    """A partition as it stood at the last durable event, and the right to go on."""
+
+    engine: Engine
+    journal: Journal
+    manifest: Manifest | None
+    replayed: int
+    """Events read behind the snapshot."""
+
+
+def may_take(journal: Journal, owner: Owner, now_us: int, take_over: bool) -> None:
+    """Refuse to fence an owner of another cluster that still gives signs of life.
+
+    Raises:
+        Unavailable: it does; it names the owner and what to do.
+    """
+    state = journal.read_owner()
+    if state is None or take_over or state.owner.cluster == owner.cluster:
+        return
+    if state.may_be_replaced(now_us):
+        return
+    raise Unavailable(
+        f"process {state.owner.pid} on {state.owner.host} (epoch {state.epoch}) owns this state and was seen "
+        f"{(now_us - state.seen_at_us) / 1e6:.0f} s ago; stop it, wait until it is stale, or use --take-over"
+    )
+
+
+def recover(
+    store: Store,
+    blobs: Blobs,
+    codec: ContentCodec,
+    evaluator: Evaluator,
+    partition: int,
+    owner: Owner,
+    now_us: int,
+) -> Recovered:
+    """Fence whoever wrote before, then rebuild the state from what is durable.
+
+    Raises:
+        Corrupt: an object cannot be trusted; it is named, and nothing is skipped.
+        StoreError: the store failed; recover again.
+    """
+    journal = Journal(store, partition)
+    claim = journal.claim(owner, secrets.token_hex(16), now_us)
+    engine = Engine(evaluator)
+    snapshot = load_latest(store, partition)
+    if snapshot is not None:
+        _restore(engine, snapshot)
+    first = snapshot.manifest.header.segment_number + 1 if snapshot else 1
+    replayed = 0
+    for segment in journal.read_segments(first):
+        replayed += _replay(engine, blobs, codec, segment)
+    engine.seq = claim.next_seq - 1
+    engine.fleet.epoch = claim.epoch
+    _load_graphs(engine, blobs)
+    engine.restored()
+    return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed)
+
+
+def _restore(engine: Engine, snapshot: Snapshot) -> None:
+    name = snapshot.manifest.name
+    try:
+        for key, item in snapshot.items.items():
+            if key == FLEET:
+                engine.fleet = decode_fleet(item.data)
+            elif key.startswith(RUN):
+                run = decode_run(item.data)
+                engine.runs[run.id] = run
+    except msgspec.MsgspecError as error:
+        raise Corrupt(name, f"an item does not decode: {error}") from error
+
+
+def _replay(engine: Engine, blobs: Blobs, codec: ContentCodec, segment: Segment) -> int:
+    number = segment.header.number
+    count = 0
+    for row in segment.columns.rows():
+        recorded = read_row(segment.name, row, codec)
+        if recorded is None:
+            continue
+        count += 1
+        try:
+            engine.replay(recorded.seq, recorded.time_us, recorded.event, recorded.content)
+        except (KeyError, AssertionError) as error:
+            raise Corrupt(
+                segment.name, f"event {recorded.seq} ({row.kind}) does not fit the state before it: {error!r}"
+            ) from error
+    for run_id in dict.fromkeys(segment.columns.run):
+        run = engine.runs.get(run_id)
+        if run is not None and (not run.segments or run.segments[-1] < number):
+            run.segments.append(number)
+    return count
+
+
+def _load_graphs(engine: Engine, blobs: Blobs) -> None:
+    for run in engine.runs.values():
+        if run.graph not in engine.graphs and not run.parent:
+            engine.add_graph(load_graph(blobs, run.graph))
+
+
+def load_graph(blobs: Blobs, version: str) -> CompiledGraph:
+    """Read an accepted graph by its hash."""
+    return decode_graph(blobs.get_graph(version))

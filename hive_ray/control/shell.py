@@ -1,0 +1,487 @@
+"""The controller without Ray and without asyncio: inputs in, actions out.
+
+Everything that waits is data here: rows for the next segment, the write in flight, replies that may not
+leave before a seq is durable, exchanges without work, timers. Whoever drives the shell performs its
+actions and reports back; a crash may come between any two actions.
+
+Nothing that was decided leaves before it is durable. One write is in flight at a time, and what is
+decided meanwhile goes into the next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hive_ray.control import views
+from hive_ray.control.exchanges import Session, Waiting
+from hive_ray.control.timers import Backoff, Deadline, Timers
+from hive_ray.core import events as ev
+from hive_ray.core.commands import Command, Moment, Refused, Submit
+from hive_ray.core.engine import Engine
+from hive_ray.core.events import Draft
+from hive_ray.core.fleet import AttemptRef, Worker, forget_old_submissions
+from hive_ray.core.messages import AttachReply, AttachRequest, ExchangeReply, ExchangeRequest, Lease, Outcome
+from hive_ray.core.run import Run, StepStatus
+from hive_ray.errors import Fenced
+from hive_ray.state import journal
+from hive_ray.state.content import ContentCodec
+from hive_ray.state.journal import Journal, PendingWrite
+from hive_ray.state.records import Rows
+
+DUE_AT_ONCE = 500
+"""Timers that fire in one tick: a backlog is worked off in parts."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Times and bounds of the shell, from configuration."""
+
+    poll_us: int = 10_000_000
+    attach_grace_us: int = 20_000_000
+    idempotency_us: int = 24 * 3600 * 1_000_000
+    queue_limit: int = 10_000
+    live_runs: int = 50_000
+
+
+class Clock(NamedTuple):
+    """The time that an input brings with it."""
+
+    wall_us: int
+    mono_us: int
+    chance: float = 0.5
+
+
+class Reply(NamedTuple):
+    """Answer a call."""
+
+    call: int
+    payload: Any
+
+
+class Write(NamedTuple):
+    """Write a segment, then report by ``written``."""
+
+    pending: PendingWrite
+    again: bool = False
+
+
+class End(NamedTuple):
+    """This incarnation is fenced: leave at once."""
+
+    reason: Fenced
+
+
+Action = Reply | Write | End
+
+
+class Held(NamedTuple):
+    """A reply that may leave once ``seq`` is durable."""
+
+    seq: int
+    reply: Reply
+
+
+class Counters(msgspec.Struct):
+    """Plain integers; whoever exposes them reads them."""
+
+    steps: int = 0
+    failures: int = 0
+    retries: int = 0
+    runs_submitted: int = 0
+    runs_succeeded: int = 0
+    runs_failed: int = 0
+    runs_cancelled: int = 0
+    commits: int = 0
+    bytes: int = 0
+    exchanges: int = 0
+    leases: int = 0
+    cost_nanousd: int = 0
+    late_outcomes: int = 0
+
+
+class Shell:
+    """One partition's controller as a synchronous machine.
+
+    Args:
+        engine: the core, recovered.
+        journal: claimed.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, codec: ContentCodec, limits: Limits) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.limits = limits
+        self.counters = Counters()
+        self.sessions: dict[str, Session] = {}
+        self.durable_seq = engine.seq
+        self.dirty: dict[str, None] = {}
+        """Runs that changed since the last snapshot took them; the empty name is the fleet."""
+        self.live_runs = sum(not run.terminal for run in engine.runs.values())
+        self.blocked_since_us = 0
+        """Monotonic time since which commits fail; 0 when they do not."""
+        engine.sink = self.record
+        self._rows = Rows(codec)
+        self._in_flight: PendingWrite | None = None
+        self._held: deque[Held] = deque()
+        self._actions: list[Action] = []
+        self._timers = Timers()
+        self._watchers: dict[str, list[tuple[int, int]]] = {}
+        self._runs_in_flight: list[str] = []
+        self._now = Moment(0)
+        self._clock = Clock(0, 0)
+        self._attach_by_us: dict[str, int] = {}
+        self._session_count = 0
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def begin(self, clock: Clock) -> None:
+        """After recovery: arm all timers, and give the workers of old time to attach."""
+        self._at(clock)
+        for run in self.engine.runs.values():
+            if not run.terminal:
+                self._arm(run)
+        for name in self.engine.fleet.workers:
+            self._attach_by_us[name] = clock.mono_us + self.limits.attach_grace_us
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done now, in order."""
+        actions = self._actions
+        self._actions = []
+        return actions
+
+    def record(self, seq: int, drafted: Draft) -> None:
+        """The engine's sink: an event was decided."""
+        event = drafted.event
+        self._rows.add(seq, self._clock.wall_us, drafted)
+        note = _NOTES.get(type(event))
+        if note is not None:
+            note(self, event)
+        self.dirty[event.run] = None
+
+    def _at(self, clock: Clock) -> Moment:
+        self._clock = clock
+        self._now = Moment(clock.wall_us, clock.chance)
+        return self._now
+
+    # --- workers ---------------------------------------------------------------------------------
+
+    def attach(self, call: int, request: AttachRequest, clock: Clock) -> None:
+        """A worker presents itself: take its outcomes, return leases that never reached it."""
+        now = self._at(clock)
+        engine = self.engine
+        name = request.info.worker
+        self._end_session_of(name)
+        engine.attach(request.info, now)
+        self._attach_by_us.pop(name, None)
+        for outcome in request.outcomes:
+            self._report(outcome, now)
+        running = set(request.running)
+        held = engine.fleet.workers[name].leases
+        for attempt in [attempt for attempt in held if attempt not in running]:
+            engine.return_lease(attempt, now)
+        drop = tuple(attempt for attempt in request.running if attempt not in held)
+        session = self._new_session(name)
+        acknowledged = tuple(outcome.key for outcome in request.outcomes)
+        reply = AttachReply(
+            session.id, engine.fleet.epoch, acknowledged, drop, self.limits.poll_us / 1e6
+        )
+        self._hold(call, reply)
+
+    def _new_session(self, worker: str) -> Session:
+        self._session_count += 1
+        session = Session(f"{self.engine.fleet.epoch}.{self._session_count}", worker)
+        self.sessions[session.id] = session
+        return session
+
+    def _end_session_of(self, worker: str) -> None:
+        for session in [s for s in self.sessions.values() if s.worker == worker]:
+            self._cancel_waiting(session)
+            del self.sessions[session.id]
+
+    def exchange(self, call: int, request: ExchangeRequest, clock: Clock) -> None:
+        """Outcomes in, leases out; see ``core.messages`` for when the answer leaves."""
+        now = self._at(clock)
+        self.counters.exchanges += 1
+        session = self.sessions.get(request.session)
+        if session is None:
+            reply = ExchangeReply(request.n, self.engine.fleet.epoch, reattach=True)
+            self._actions.append(Reply(call, reply))
+            return
+        session.confirm(request.seen)
+        repeated = session.replies.get(request.n)
+        if repeated is not None:
+            self._hold(call, repeated)
+            return
+        self._cancel_waiting(session)
+        for outcome in request.outcomes:
+            self._report(outcome, now)
+        acknowledges = [outcome.key for outcome in request.outcomes]
+        session.waiting = Waiting(call, request.n, clock.mono_us, acknowledges)
+
+    def _cancel_waiting(self, session: Session) -> None:
+        """A newer call overtakes one that waits, before it can be granted anything."""
+        waiting = session.waiting
+        if waiting is None:
+            return
+        session.waiting = None
+        reply = ExchangeReply(waiting.n, self.engine.fleet.epoch, (), tuple(waiting.acknowledges))
+        self._hold(waiting.call, reply)
+
+    def _report(self, outcome: Outcome, now: Moment) -> None:
+        self.engine.report(outcome, now)
+        self._rows.cut()
+
+    def lose_worker(self, name: str, reason: str, clock: Clock) -> None:
+        """A worker's process is certainly gone."""
+        now = self._at(clock)
+        self._end_session_of(name)
+        self._attach_by_us.pop(name, None)
+        self.engine.lose_worker(name, reason, now)
+
+    def unattached(self) -> list[Worker]:
+        """Workers known from before that have not come back; somebody may find out about them."""
+        return [self.engine.fleet.workers[name] for name in self._attach_by_us]
+
+    # --- people and programs ---------------------------------------------------------------------
+
+    def command(self, call: int, command: Command, clock: Clock) -> None:
+        """Decide a command; its answer leaves when what it rests on is durable."""
+        now = self._at(clock)
+        refused = self._too_busy(command)
+        answer = refused or self.engine.command(command, now)
+        self._rows.cut()
+        self._hold(call, views.answer(self.engine, answer))
+
+    def _too_busy(self, command: Command) -> Refused | None:
+        """New runs are refused at a bound; a repeat of an accepted one is not new."""
+        if not isinstance(command, Submit) or self.engine.accepted(command):
+            return None
+        if self.live_runs >= self.limits.live_runs:
+            return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
+        queued = sum(len(queue) for queue in self.engine.fleet.queues.values())
+        if queued >= self.limits.queue_limit:
+            return Refused("overloaded", f"{queued} steps are queued (limits.queue)", 1.0)
+        return None
+
+    def query(self, call: int, look: Callable[[Engine], Any], clock: Clock) -> None:
+        """Look at the state; the answer leaves when what it shows is durable."""
+        self._at(clock)
+        self._hold(call, look(self.engine))
+
+    def watch(self, call: int, run_id: str, after_seq: int, clock: Clock) -> None:
+        """Answer with the run's view as soon as it has a durable event behind ``after_seq``."""
+        self._at(clock)
+        run = self.engine.runs.get(run_id)
+        if run is None or run.seq > after_seq or run.terminal:
+            self._hold(call, views.run_answer(self.engine, run_id))
+        else:
+            self._watchers.setdefault(run_id, []).append((call, clock.mono_us))
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def tick(self, clock: Clock) -> None:
+        """Fire what is due, answer polls that waited long enough, give up on absent workers."""
+        now = self._at(clock)
+        for backoff in self._timers.due_backoffs(clock.mono_us, DUE_AT_ONCE):
+            self.engine.fire_backoff(backoff.run, backoff.serial, backoff.call, now)
+        for deadline in self._timers.due_deadlines(clock.wall_us, DUE_AT_ONCE):
+            self.engine.fire_deadlines(deadline.run, now)
+            self.rearm(deadline.run)
+        forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
+        self._answer_old_polls(clock.mono_us)
+        for name in [name for name, due in self._attach_by_us.items() if due <= clock.mono_us]:
+            self.lose_worker(name, "it did not attach again within the grace time", clock)
+
+    def _answer_old_polls(self, mono_us: int) -> None:
+        old = mono_us - self.limits.poll_us
+        for session in self.sessions.values():
+            if session.waiting is not None and session.waiting.since_us <= old:
+                self._cancel_waiting(session)
+        for run_id, calls in list(self._watchers.items()):
+            if calls[0][1] <= old:
+                self._answer_watchers(run_id)
+
+    def _answer_watchers(self, run_id: str) -> None:
+        for call, _ in self._watchers.pop(run_id, ()):
+            self._hold(call, views.run_answer(self.engine, run_id))
+
+    def _arm(self, run: Run) -> None:
+        self.rearm(run.id)
+        for visit in run.visits.values():
+            for step in visit.steps.values():
+                if step.status is StepStatus.BACKOFF:
+                    due = self._clock.mono_us + step.delay_us
+                    self._timers.add_backoff(Backoff(due, run.id, visit.serial, step.call))
+
+    def rearm(self, run_id: str) -> None:
+        """Note when the next thing in a run is due by the wall clock."""
+        run = self.engine.runs.get(run_id)
+        if run is None or run.terminal:
+            return
+        waits = [visit.wait.deadline_us for visit in run.visits.values() if visit.wait is not None]
+        if waits or not run.parent:
+            self._timers.add_deadline(Deadline(min(waits, default=run.deadline_us), run_id))
+
+    def note_backoff(self, event: ev.RetryScheduled) -> None:
+        if event.delay_us:
+            due = self._clock.mono_us + event.delay_us
+            self._timers.add_backoff(Backoff(due, event.run, event.serial, event.call))
+
+    # --- committing ------------------------------------------------------------------------------
+
+    def flush(self, clock: Clock) -> None:
+        """Admit what can be admitted, then write what was decided if no write is in flight."""
+        now = self._at(clock)
+        if self._in_flight is not None:
+            return
+        self._admit(now)
+        if len(self._rows):
+            self._write_next()
+        else:
+            self._release()
+
+    def _admit(self, now: Moment) -> None:
+        """Work goes first to the workers that just reported: their answer leaves anyway."""
+        queues = self.engine.fleet.queues
+        waiting = [s for s in self.sessions.values() if s.waiting is not None]
+        if len(waiting) > 1:
+            waiting.sort(key=_idle_last)
+        for position, session in enumerate(waiting):
+            worker = self.engine.fleet.workers[session.worker]
+            queue = queues.get(worker.pool)
+            leases: list[Lease] = []
+            if queue:
+                others = sum(
+                    self.engine.fleet.workers[s.worker].pool == worker.pool for s in waiting[position:]
+                )
+                leases = self.engine.admit(worker, now, -(-len(queue) // others))
+                self._rows.cut()
+            assert session.waiting is not None
+            if leases or session.waiting.acknowledges or session.cancel:
+                self.counters.leases += len(leases)
+                call, reply = session.reply(self.engine.fleet.epoch, leases)
+                self._hold(call, reply)
+
+    def _write_next(self) -> None:
+        columns = self._rows.take()
+        pending = self.journal.prepare(columns)
+        number = pending.header.number
+        self._runs_in_flight = list(dict.fromkeys(columns.run))
+        for run_id in self._runs_in_flight:
+            if run_id:
+                self.engine.runs[run_id].segments.append(number)
+        self._in_flight = pending
+        self._actions.append(Write(pending))
+
+    def written(self, outcome: journal.Outcome, clock: Clock) -> None:
+        """The write in flight came to an end."""
+        self._at(clock)
+        pending = self._in_flight
+        assert pending is not None
+        self.journal.settle(pending, outcome)
+        match outcome:
+            case journal.Committed():
+                self._committed(pending)
+            case journal.Retry():
+                self.blocked_since_us = self.blocked_since_us or clock.mono_us
+                self._actions.append(Write(pending, again=True))
+            case journal.FencedBy():
+                self._actions.append(End(outcome.error()))
+
+    def _committed(self, pending: PendingWrite) -> None:
+        self._in_flight = None
+        self.blocked_since_us = 0
+        self.durable_seq = pending.next_seq - 1
+        self.counters.commits += 1
+        self.counters.bytes += len(pending.data)
+        if self._watchers:
+            for run_id in self._runs_in_flight:
+                self._answer_watchers(run_id)
+        self._release()
+
+    def _hold(self, call: int, payload: Any) -> None:
+        self._held.append(Held(self.engine.seq, Reply(call, payload)))
+
+    def _release(self) -> None:
+        held = self._held
+        while held and held[0].seq <= self.durable_seq:
+            self._actions.append(held.popleft().reply)
+
+    # --- counting --------------------------------------------------------------------------------
+
+    def stop_orphans(self, event: ev.RunCancelled | ev.RunFailed) -> None:
+        """Tell the workers about attempts whose run has ended."""
+        run = self.engine.runs[event.run]
+        for key, orphan in run.orphans.items():
+            serial, call, attempt = (int(part) for part in key.split("."))
+            for session in self.sessions.values():
+                if session.worker == orphan.worker:
+                    session.cancel.append((run.id, serial, call, attempt))
+
+
+def _idle_last(session: Session) -> bool:
+    return session.waiting is not None and not session.waiting.acknowledges
+
+
+def _succeeded(shell: Shell, event: ev.StepSucceeded) -> None:
+    shell.counters.steps += 1
+    shell.counters.cost_nanousd += event.cost_nanousd
+
+
+def _failed(shell: Shell, event: ev.StepFailed) -> None:
+    shell.counters.failures += 1
+    shell.counters.cost_nanousd += event.cost_nanousd
+
+
+def _retried(shell: Shell, event: ev.RetryScheduled) -> None:
+    shell.counters.retries += 1
+    shell.note_backoff(event)
+
+
+def _late(shell: Shell, event: ev.LateOutcome) -> None:
+    shell.counters.late_outcomes += 1
+    shell.counters.cost_nanousd += event.cost_nanousd
+
+
+def _submitted(shell: Shell, event: ev.RunSubmitted) -> None:
+    shell.counters.runs_submitted += 1
+    shell.live_runs += 1
+    shell.rearm(event.run)
+
+
+def _asked(shell: Shell, event: ev.ApprovalRequested | ev.ApprovalResolved) -> None:
+    shell.rearm(event.run)
+
+
+def _run_succeeded(shell: Shell, event: ev.RunSucceeded) -> None:
+    shell.counters.runs_succeeded += 1
+    shell.live_runs -= 1
+
+
+def _run_failed(shell: Shell, event: ev.RunFailed) -> None:
+    shell.counters.runs_failed += 1
+    shell.live_runs -= 1
+    shell.stop_orphans(event)
+
+
+def _run_cancelled(shell: Shell, event: ev.RunCancelled) -> None:
+    shell.counters.runs_cancelled += 1
+    shell.live_runs -= 1
+    shell.stop_orphans(event)
+
+
+_NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
+    ev.StepSucceeded: _succeeded,
+    ev.StepFailed: _failed,
+    ev.RetryScheduled: _retried,
+    ev.LateOutcome: _late,
+    ev.RunSubmitted: _submitted,
+    ev.ApprovalRequested: _asked,
+    ev.ApprovalResolved: _asked,
+    ev.RunSucceeded: _run_succeeded,
+    ev.RunFailed: _run_failed,
+    ev.RunCancelled: _run_cancelled,
+}

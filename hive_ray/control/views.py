@@ -1,0 +1,231 @@
+"""What the outside sees of the state: plain structs made from runs, never the runs themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hive_ray.core.commands import Refused
+from hive_ray.core.engine import Engine
+from hive_ray.core.fleet import Agent
+from hive_ray.core.run import Run, StepStatus, Visit, status_of
+from hive_ray.core.values import Value
+from hive_ray.graph.compiled import CompiledGraph
+
+
+class WaitView(msgspec.Struct, frozen=True):
+    """Why a run waits, and what it needs."""
+
+    approval_id: str
+    run_id: str
+    node: str
+    reason: str
+    need: str
+    deadline_us: int
+    since_us: int
+    owner: str
+    answers: tuple[str, ...]
+    form: bytes
+    shown: dict[str, Value]
+    team: str = ""
+    agent: str = ""
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """A step that is not finished."""
+
+    node: str
+    call: int
+    attempt: int
+    kind: str
+    name: str
+    status: str
+    worker: str
+
+
+class RunView(msgspec.Struct, frozen=True):
+    """One run, as of ``seq``. Money in nano-dollars, times in microseconds since the epoch."""
+
+    run_id: str
+    request_id: str
+    status: str
+    reason: str
+    team: str
+    agent: str
+    graph: str
+    graph_version: str
+    submitted_us: int
+    finished_us: int
+    deadline_us: int
+    budget_nanousd: int
+    spent_nanousd: int
+    reserved_nanousd: int
+    attempts: int
+    visits: int
+    paused: bool
+    failure: str
+    failed_at: str
+    message: str
+    dead_lettered: bool
+    parent: str
+    seq: int
+    steps: tuple[StepView, ...] = ()
+    waits: tuple[WaitView, ...] = ()
+    outputs: dict[str, Value] = {}
+    segments: tuple[int, ...] = ()
+    traceparent: str = ""
+
+
+class RunLine(msgspec.Struct, frozen=True):
+    """A run in a list."""
+
+    run_id: str
+    status: str
+    reason: str
+    team: str
+    agent: str
+    graph: str
+    submitted_us: int
+    finished_us: int
+    spent_nanousd: int
+    parent: str
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    name: str
+    graph_version: str
+    registered_us: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The reply to a command or query: a value, or a refusal."""
+
+    value: Any = None
+    refused: Refused | None = None
+
+
+ANSWERS = {
+    "approval": ("approve", "reject", "edit"),
+    "client": ("signal", "complete"),
+    "outcome_unknown": ("happened", "did_not_happen", "abort"),
+    "pause": ("resume",),
+}
+
+
+def answer(engine: Engine, result: Run | Agent | Refused) -> Answer:
+    """Wrap what the engine said."""
+    match result:
+        case Refused():
+            return Answer(refused=result)
+        case Run():
+            return Answer(run_view(result, engine.graphs.get(result.graph)))
+        case Agent():
+            return Answer(AgentView(result.name, result.graph, result.at_us))
+
+
+def run_answer(engine: Engine, run_id: str) -> Answer:
+    run = engine.runs.get(run_id)
+    if run is None:
+        return Answer(refused=Refused("not_found", f"no run {run_id}"))
+    return Answer(run_view(run, engine.graphs.get(run.graph)))
+
+
+def run_view(run: Run, graph: CompiledGraph | None) -> RunView:
+    """Everything about one run."""
+    return RunView(
+        run.id,
+        run.request_id,
+        status_of(run),
+        reason_of(run),
+        run.team,
+        run.agent,
+        run.graph_name,
+        run.graph,
+        run.submitted_us,
+        run.finished_us,
+        run.deadline_us,
+        run.budget_nanousd,
+        run.spent_nanousd,
+        run.reserved_nanousd,
+        run.attempts,
+        run.serial,
+        run.paused,
+        run.failure,
+        run.failed_at,
+        run.message,
+        run.dead_lettered,
+        run.parent,
+        run.seq,
+        tuple(_steps(run, graph)),
+        tuple(wait_views(run, graph)),
+        {key: run.memory[key] for key in run.output_keys if key in run.memory},
+        tuple(run.segments),
+        run.traceparent,
+    )
+
+
+def reason_of(run: Run) -> str:
+    """Why a run is where it is, in one line."""
+    if run.terminal or run.paused:
+        return run.reason or run.failure
+    reasons = [f"{visit.wait.reason}: {visit.wait.message}" for visit in run.visits.values() if visit.wait]
+    return "; ".join(reasons)
+
+
+def _node_id(graph: CompiledGraph | None, visit: Visit) -> str:
+    return graph.nodes[visit.node].id if graph is not None else str(visit.node)
+
+
+def _steps(run: Run, graph: CompiledGraph | None) -> list[StepView]:
+    return [
+        StepView(
+            _node_id(graph, visit),
+            step.call,
+            step.attempt,
+            step.kind,
+            step.name,
+            StepStatus(step.status).name.lower(),
+            step.worker,
+        )
+        for visit in run.visits.values()
+        for step in visit.steps.values()
+    ]
+
+
+def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
+    """The open questions of a run."""
+    return [
+        WaitView(
+            wait.approval,
+            run.id,
+            _node_id(graph, visit),
+            wait.reason,
+            wait.message,
+            wait.deadline_us,
+            wait.since_us,
+            wait.owner,
+            ANSWERS[wait.reason],
+            wait.form,
+            wait.shown,
+            run.team,
+            run.agent,
+        )
+        for visit in run.visits.values()
+        if (wait := visit.wait) is not None
+    ]
+
+
+def run_line(run: Run) -> RunLine:
+    return RunLine(
+        run.id,
+        status_of(run),
+        reason_of(run),
+        run.team,
+        run.agent,
+        run.graph_name,
+        run.submitted_us,
+        run.finished_us,
+        run.spent_nanousd,
+        run.parent,
+    )
