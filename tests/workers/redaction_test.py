@@ -98,8 +98,13 @@ def test_configured_key_names_count_too():
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(alphabet="abc :=\"'-_/@.tokenpasswordBearer[]", max_size=60),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["token", "a", "api_key"]), inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(alphabet="abc :=\"'-_/@.tokenpasswordBearer[]", max_size=60),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["token", "a", "api_key"]), inner)
+    ),
     max_leaves=8,
 )
 

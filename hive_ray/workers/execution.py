@@ -1,0 +1,416 @@
+"""The worker boundary: one lease in, one outcome out, whatever happens between.
+
+Every failure becomes a value here. This is the only place that catches broadly: a tool may raise
+anything, and a worker must survive it and say what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from hive_ray import config
+from hive_ray.config import Settings
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, ToolCall, Usage, encode
+from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value
+from hive_ray.errors import StoreError
+from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
+from hive_ray.observe.redaction import redact_text
+from hive_ray.prices import Rates
+from hive_ray.workers.functions import function_arguments, node_outputs, plain_json
+from hive_ray.workers.llm import Limits, LlmGateway
+from hive_ray.workers.llm_steps import Produced, behaviour
+from hive_ray.workers.mcp import McpTools
+from hive_ray.workers.prompts import Entry, Situation, ToolSchema
+from hive_ray.workers.step_error import StepError
+from hive_ray.workers.tools import Registered, Registry, ToolContext, ToolInfo
+
+MESSAGE_CHARS = 2048
+"""Error texts are cut here; tracebacks go to the debug log only."""
+
+_log = logging.getLogger(__name__)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+_now = time.perf_counter_ns
+_LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
+
+Load = Callable[[Value], Any]
+Store = Callable[[str, bytes], Value]
+
+
+class _TooLargeInline(Exception):
+    """A value must go to the store, which may not be done on the event loop."""
+
+
+def _refuse_store(_run: str, _data: bytes) -> Value:
+    raise _TooLargeInline
+
+
+class Executor:
+    """Runs leased steps of every kind.
+
+    Args:
+        graphs: the compiled graph behind a hash.
+        load: the decoded value behind a blob; may block.
+        store: writes msgpack bytes of a run as a blob; may block.
+        registry: Python tools; by default those of ``settings.tools.modules``.
+        gateway: LLMs; by default those of ``settings.models``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        graphs: Callable[[str], CompiledGraph],
+        load: Load,
+        store: Store,
+        *,
+        registry: Registry | None = None,
+        gateway: LlmGateway | None = None,
+    ) -> None:
+        self._graphs = graphs
+        self._load = load
+        self._store = store
+        self._max_bytes = settings.limits.max_output_bytes
+        if registry is None:
+            registry = Registry()
+            registry.load_modules(settings.tools.modules)
+        self._registry = registry
+        self._gateway = gateway or LlmGateway(settings.models, config.resolve)
+        self._mcp = McpTools(settings, config.resolve)
+
+    async def close(self) -> None:
+        """End the MCP sessions of this process."""
+        await self._mcp.close()
+
+    def is_sync(self, lease: Lease) -> bool:
+        """The step is a synchronous Python call: ``run_sync`` it, in a thread if it may block.
+
+        Unknown functions count as synchronous: refusing them needs no event loop.
+        """
+        if lease.kind is StepKind.FUNCTION or lease.kind is StepKind.TOOL:
+            registered = self._registry.find(lease.kind, lease.name)
+            if registered is not None:
+                return not registered.is_async
+            return lease.kind is StepKind.FUNCTION
+        return False
+
+    def run_sync(self, lease: Lease) -> Outcome:
+        """Run a synchronous Python step to its end, in the calling thread."""
+        begun = _now()
+        try:
+            graph = self._graphs(lease.graph)
+            node = graph.nodes[lease.node]
+            registered = self._python(lease)
+            arguments = self._arguments(lease, node, registered, self._decoded(lease.inputs))
+            result = _call(registered, arguments)
+            produced = _python_result(lease, node, result)
+            content = self._content(lease, graph, produced, self._store)
+            return _done(lease, begun, content, None, _declared_cost(node, lease))
+        except Exception as error:  # noqa: BLE001 - the worker boundary
+            return self._failed(lease, begun, error)
+
+    async def run(self, lease: Lease) -> Outcome:
+        """Run a step that awaits: an LLM, an MCP tool, an ``async`` function."""
+        begun = _now()
+        limit_s = lease.timeout_us / 1e6 if lease.timeout_us else None
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                try:
+                    return await self._run(lease, begun)
+                except TimeoutError as error:
+                    if timeout.expired():
+                        raise
+                    return self._failed(lease, begun, error)
+                except Exception as error:  # noqa: BLE001 - the worker boundary
+                    return self._failed(lease, begun, error)
+        except TimeoutError:
+            return self.timed_out(lease)
+        except asyncio.CancelledError:
+            return self.cancelled(lease, begun)
+
+    def timed_out(self, lease: Lease) -> Outcome:
+        """The outcome of a step that did not end within its time."""
+        seconds = lease.timeout_us / 1e6
+        error = StepError(FailureKind.TIMEOUT, f"{lease.name or lease.kind} did not end within {seconds:g} s")
+        return self._failed(lease, _now() - lease.timeout_us * 1000, error)
+
+    def cancelled(self, lease: Lease, begun: int = 0) -> Outcome:
+        """The outcome of a step that was stopped because nobody waits for it any more."""
+        error = StepError(FailureKind.CANCELLED, "stopped before its end")
+        return self._failed(lease, begun or _now(), error)
+
+    async def _run(self, lease: Lease, begun: int) -> Outcome:
+        graph = self._graphs(lease.graph)
+        node = graph.nodes[lease.node]
+        inputs = await self._decoded_async(lease.inputs)
+        usage, cost = None, _declared_cost(node, lease)
+        if lease.kind is StepKind.LLM or lease.kind is StepKind.DECIDE:
+            produced, usage, cost = await self._ask(lease, graph, node, inputs)
+        else:
+            produced = await self._await_tool(lease, node, inputs)
+        try:
+            content = await self._content_async(lease, graph, produced)
+        except StepError as error:
+            error.usage, error.cost_nanousd = usage, cost
+            raise
+        return _done(lease, begun, content, usage, cost)
+
+    # Python tools and functions
+
+    def _python(self, lease: Lease) -> Registered:
+        registered = self._registry.find(lease.kind, lease.name)
+        if registered is None:
+            names = ", ".join(self._registry.names(lease.kind)) or "none"
+            message = f"this worker has no {lease.kind} {lease.name!r}; it has: {names} (see tools.modules)"
+            raise StepError(FailureKind.TOOL_UNAVAILABLE, message, started=False)
+        return registered
+
+    def _arguments(
+        self, lease: Lease, node: NodePlan, registered: Registered, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if registered.declared.kind == "function":
+            arguments = function_arguments(registered, inputs)
+        else:
+            arguments = registered.bind(inputs)
+        if registered.context_parameter:
+            return {**arguments, registered.context_parameter: _context(lease, node)}
+        return arguments
+
+    async def _await_tool(self, lease: Lease, node: NodePlan, inputs: dict[str, Any]) -> Produced:
+        registered = self._registry.find(lease.kind, lease.name)
+        if registered is None and lease.kind is StepKind.TOOL:
+            result = await self._mcp.call(lease.name, inputs, lease.idempotency_key)
+            return _python_result(lease, node, result)
+        registered = self._python(lease)
+        arguments = self._arguments(lease, node, registered, inputs)
+        try:
+            result = await registered.fn(**arguments)
+        except StepError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _tool_error(error) from error
+        return _python_result(lease, node, result)
+
+    # LLM steps
+
+    async def _ask(
+        self, lease: Lease, graph: CompiledGraph, node: NodePlan, inputs: dict[str, Any]
+    ) -> tuple[Produced, Usage, int]:
+        does = behaviour(lease.kind, node)
+        situation = await self._situation(lease, graph, node, inputs)
+        answer = await self._gateway.ask(
+            _model_name(lease, node), does.prompt(situation), _limits(lease, node)
+        )
+        try:
+            return does.read(situation, answer), answer.usage, answer.cost_nanousd
+        except StepError as error:
+            # The answer is useless and was paid for.
+            error.usage, error.cost_nanousd = answer.usage, answer.cost_nanousd
+            raise
+
+    async def _situation(
+        self, lease: Lease, graph: CompiledGraph, node: NodePlan, inputs: dict[str, Any]
+    ) -> Situation:
+        outputs = await self._decoded_async(lease.outputs)
+        spoken = await self._decoded_async({str(i): turn.value for i, turn in enumerate(lease.conversation)})
+        conversation = tuple(
+            Entry(turn.role, spoken[str(i)], turn.call_id, turn.name, turn.failed)
+            for i, turn in enumerate(lease.conversation)
+        )
+        tools: tuple[ToolSchema, ...] = ()
+        if node.kind in _LOOPS and lease.kind is StepKind.LLM:
+            tools = await self._tool_schemas(plan.name for plan in node.tools)
+        return Situation(graph, node, inputs, lease.call, conversation, outputs, tools)
+
+    async def _tool_schemas(self, names: Iterable[str]) -> tuple[ToolSchema, ...]:
+        found: list[ToolSchema] = []
+        for name in names:
+            registered = self._registry.tool(name) or self._registry.function(name)
+            info: ToolInfo = registered.info if registered is not None else await self._mcp.info(name)
+            found.append(ToolSchema(name, info.description, info.schema or {"type": "object"}))
+        return tuple(found)
+
+    # values
+
+    def _decoded(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        return {k: self._loaded(v) if v.blob else _unpack(v.data) for k, v in values.items()}
+
+    async def _decoded_async(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        if any(value.blob for value in values.values()):
+            return await asyncio.to_thread(self._decoded, values)
+        return self._decoded(values)
+
+    def _loaded(self, value: Value) -> Any:
+        try:
+            return self._load(value)
+        except StoreError as error:
+            message = f"an input cannot be read: {error}"
+            raise StepError(FailureKind.TOOL_UNAVAILABLE, message, started=False) from error
+
+    def _stored(self, run: str, data: bytes, store: Store) -> Value:
+        try:
+            return store(run, data)
+        except StoreError as error:
+            message = f"an output cannot be stored: {error}"
+            raise StepError(FailureKind.TOOL_UNAVAILABLE, message, unknown=True) from error
+
+    async def _content_async(self, lease: Lease, graph: CompiledGraph, produced: Produced) -> bytes:
+        try:
+            return self._content(lease, graph, produced, _refuse_store)
+        except _TooLargeInline:
+            return await asyncio.to_thread(self._content, lease, graph, produced, self._store)
+
+    def _content(self, lease: Lease, graph: CompiledGraph, produced: Produced, store: Store) -> bytes:
+        room = self._max_bytes
+
+        def pack(value: Any) -> Value:
+            nonlocal room
+            data = _packed(value, lease)
+            size = len(data)
+            room -= size
+            if room < 0:
+                message = f"{lease.name or lease.kind} gave more than {self._max_bytes} bytes"
+                raise StepError(FailureKind.RESOURCE_LIMIT, message)
+            return (
+                Value(data, "", size) if size <= INLINE_LIMIT_BYTES else self._stored(lease.run, data, store)
+            )
+
+        outputs = {key: pack(value) for key, value in produced.outputs.items()}
+        facts = extract_facts(graph, produced.outputs) if graph.facts and outputs else {}
+        if produced.delta is None and produced.question is None and not produced.calls:
+            # Functions and tools end here; nothing of a conversation to pack.
+            return encode(
+                StepContent(outputs, facts, done=produced.done, route=produced.route, chosen=produced.chosen)
+            )
+        calls = tuple(
+            ToolCall(c.call_id, c.tool, {k: pack(v) for k, v in c.arguments.items()}, c.error)
+            for c in produced.calls
+        )
+        delta = None if produced.delta is None else pack(produced.delta)
+        question = None if produced.question is None else pack(produced.question)
+        return encode(StepContent(outputs, facts, delta, calls, question, produced.done, produced.route))
+
+    # failures
+
+    def _failed(self, lease: Lease, begun: int, error: Exception) -> Outcome:
+        if not isinstance(error, StepError):
+            # Nobody's tool raised this: it is our own bug, and says so.
+            _log.error("step broke in the worker", exc_info=error, extra={"run_id": lease.run})
+            error = StepError(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("step failed", exc_info=error, extra={"run_id": lease.run})
+        kind = error.kind
+        if error.unknown and not self._idempotent(lease):
+            kind = FailureKind.OUTCOME_UNKNOWN
+        return Outcome(
+            lease.run,
+            lease.serial,
+            lease.call,
+            lease.attempt,
+            kind.value,
+            encode(StepContent(message=_bounded(redact_text(str(error))))),
+            (_now() - begun) // 1000,
+            lease.name,
+            error.usage,
+            error.cost_nanousd or self._cost_if_begun(lease, error),
+            error.retry_after_us,
+            error.started,
+        )
+
+    def _idempotent(self, lease: Lease) -> bool:
+        node = self._graphs(lease.graph).nodes[lease.node]
+        if node.kind in _LOOPS:
+            return any(plan.name == lease.name and plan.idempotent for plan in node.tools)
+        return node.idempotent
+
+    def _cost_if_begun(self, lease: Lease, error: StepError) -> int:
+        if not error.started or lease.kind is StepKind.LLM or lease.kind is StepKind.DECIDE:
+            return 0
+        return _declared_cost(self._graphs(lease.graph).nodes[lease.node], lease)
+
+
+def _call(registered: Registered, arguments: dict[str, Any]) -> Any:
+    try:
+        return registered.fn(**arguments)
+    except StepError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _tool_error(error) from error
+
+
+def _tool_error(error: BaseException) -> StepError:
+    return StepError(FailureKind.TOOL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _python_result(lease: Lease, node: NodePlan, result: Any) -> Produced:
+    """A result as the node's outputs; a loop's tool call gives it as ``result``."""
+    if node.kind in _LOOPS:
+        return Produced(outputs={"result": plain_json(result, lease.name)})
+    outputs, route = node_outputs(node, result)
+    return Produced(outputs=outputs, route=route)
+
+
+def _packed(value: Any, lease: Lease) -> bytes:
+    if value is None:
+        return NULL.data
+    try:
+        return _pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        message = f"{lease.name or lease.kind} gave what JSON cannot hold: {error}"
+        raise StepError(FailureKind.INVALID_OUTPUT, message) from error
+
+
+def _done(lease: Lease, begun: int, content: bytes, usage: Usage | None, cost_nanousd: int) -> Outcome:
+    return Outcome(
+        lease.run,
+        lease.serial,
+        lease.call,
+        lease.attempt,
+        "",
+        content,
+        (_now() - begun) // 1000,
+        lease.name,
+        usage,
+        cost_nanousd,
+    )
+
+
+def _declared_cost(node: NodePlan, lease: Lease) -> int:
+    """What the graph says a function or tool step costs."""
+    if node.kind in _LOOPS:
+        return next((plan.cost_nanousd for plan in node.tools if plan.name == lease.name), 0)
+    return node.cost_nanousd
+
+
+def _context(lease: Lease, node: NodePlan) -> ToolContext:
+    return ToolContext(
+        lease.run, lease.request_id, node.id, lease.attempt, lease.idempotency_key, lease.team, lease.agent
+    )
+
+
+def _model_name(lease: Lease, node: NodePlan) -> str:
+    return lease.name or (node.model.model if node.model else "")
+
+
+def _limits(lease: Lease, node: NodePlan) -> Limits:
+    plan = node.model
+    timeout_s = lease.timeout_us / 1e6 if lease.timeout_us else 120.0
+    if plan is None:
+        return Limits(timeout_s, lease.max_tokens)
+    dear = plan.input_nanousd_per_mtok
+    return Limits(
+        timeout_s,
+        lease.max_tokens or plan.max_tokens,
+        plan.temperature,
+        Rates(dear, plan.output_nanousd_per_mtok, dear, dear),
+    )
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"

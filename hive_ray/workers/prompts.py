@@ -1,0 +1,314 @@
+"""What an LLM is told: a node's prompts, its inputs, and its conversation so far.
+
+Everything here is text and plain data, independent of any provider. The neutral form of an
+assistant message (a conversation's *delta*) is::
+
+    {"text": str, "calls": [{"id": str, "name": str, "arguments": dict | str}]}
+
+``arguments`` is a string only when the model wrote something that is not a JSON object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+
+from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, NodePlan
+
+SET_OUTPUT = "set_output"
+ASK_USER = "ask_user"
+ACKNOWLEDGED = "ok"
+
+_PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w.-]*)\s*\}\}|\{([A-Za-z_][\w.-]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    text: str
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    """The answer to one call of the assistant message before it."""
+
+    call_id: str
+    name: str
+    text: str
+    failed: bool = False
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSchema:
+    """A tool as a model is shown it."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One whole LLM request, neutral of providers."""
+
+    system: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...] = ()
+    answer: Mapping[str, Any] | None = None
+    """JSON Schema of the answer; ``None`` asks for plain text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One turn of a conversation, decoded (see ``core.messages.Turn``)."""
+
+    role: str
+    value: Any
+    call_id: str = ""
+    name: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that an LLM step knows, decoded."""
+
+    graph: CompiledGraph
+    node: NodePlan
+    inputs: Mapping[str, Any]
+    call: int = 0
+    conversation: tuple[Entry, ...] = ()
+    outputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What is set so far (agent loops), or the node's outputs (``DECIDE``)."""
+    tools: tuple[ToolSchema, ...] = ()
+
+
+def as_text(value: Any) -> str:
+    """Text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Replace ``{key}`` and ``{{key}}`` of known keys; everything else stays as written.
+
+    One pass: what a value contains is never looked at again, so an input cannot reach other inputs.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        key = match.group(1) or match.group(2)
+        return as_text(values[key]) if key in values else match.group()
+
+    return _PLACEHOLDER.sub(one, template)
+
+
+def mentioned(template: str) -> set[str]:
+    return {a or b for a, b in _PLACEHOLDER.findall(template)}
+
+
+def system_text(situation: Situation, *more: str) -> str:
+    """Identity, the node's own prompt, and what the kind of node adds."""
+    node = situation.node
+    own = fill(node.prompt, situation.inputs)
+    return "\n\n".join(part for part in (situation.graph.identity_prompt, own, *more) if part)
+
+
+def task_text(situation: Situation) -> str:
+    """The instruction with its inputs; inputs that neither prompt mentions follow as JSON."""
+    node, inputs = situation.node, situation.inputs
+    used = mentioned(node.instruction) | mentioned(node.prompt)
+    rest = {key: value for key, value in inputs.items() if key not in used}
+    parts = [fill(node.instruction, inputs)] if node.instruction else []
+    if rest:
+        parts.append(msgspec.json.format(msgspec.json.encode(rest), indent=2).decode())
+    return "\n\n".join(parts) or node.description or "Begin."
+
+
+def answer_text(keys: Iterable[str]) -> str:
+    return "Answer with one JSON object that has exactly these keys: " + ", ".join(keys) + "."
+
+
+def loop_text(node: NodePlan) -> str:
+    """What an agent loop's model must know about its two tools."""
+    parts: list[str] = []
+    if node.output_keys:
+        parts.append(f"Give each result with the tool {SET_OUTPUT}: {', '.join(node.output_keys)}.")
+    if node.nullable_keys:
+        parts.append(f"These may stay unset: {', '.join(node.nullable_keys)}.")
+    if node.client_facing:
+        parts.append(f"You talk with a client: ask with the tool {ASK_USER}, then wait for the answer.")
+    return " ".join(parts)
+
+
+def loop_tools(node: NodePlan) -> tuple[ToolSchema, ...]:
+    """The synthetic tools of an agent loop; they end in the step itself, never in a worker."""
+    tools: list[ToolSchema] = []
+    if node.output_keys:
+        tools.append(ToolSchema(SET_OUTPUT, "Set one of the results.", _set_output_schema(node)))
+    if node.client_facing:
+        question = {"question": {"type": "string"}}
+        tools.append(ToolSchema(ASK_USER, "Ask the client and wait.", _object(question, ["question"])))
+    return tuple(tools)
+
+
+def _set_output_schema(node: NodePlan) -> dict[str, Any]:
+    value = {"description": "Any JSON value."}
+    return _object(
+        {"key": {"type": "string", "enum": list(node.output_keys)}, "value": value}, ["key", "value"]
+    )
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def outputs_schema(node: NodePlan) -> dict[str, Any]:
+    """JSON Schema of a node's outputs: what the graph gives, else any value for each key."""
+    if node.output_schema:
+        given = cast("dict[str, Any]", msgspec.json.decode(node.output_schema))
+        properties = cast("dict[str, Any]", given.get("properties") or {})
+        known = {key: properties.get(key, {}) for key in node.output_keys} or properties
+        extra = {k: v for k, v in given.items() if k not in ("properties", "required")}
+        return extra | _object(known, list(known))
+    return _object({key: {} for key in node.output_keys}, node.output_keys)
+
+
+def route_schema(node: NodePlan) -> dict[str, Any]:
+    """The routes as a closed enumeration, and the outputs beside it."""
+    outputs = cast("dict[str, Any]", outputs_schema(node)["properties"])
+    properties = {"route": {"type": "string", "enum": list(node.routes)}}
+    properties |= {key: value for key, value in outputs.items() if key != "route"}
+    return _object(properties, list(properties))
+
+
+def route_text(graph: CompiledGraph, node: NodePlan) -> str:
+    """Each route with what stands behind it."""
+    lines = [f"- {route}{_behind(graph, node, route)}" for route in node.routes]
+    return "Choose one route:\n" + "\n".join(lines)
+
+
+def _behind(graph: CompiledGraph, node: NodePlan, route: str) -> str:
+    for index in node.out_edges:
+        edge = graph.edges[index]
+        if edge.condition is EdgeCondition.ROUTE and edge.route == route:
+            text = edge.description or graph.nodes[edge.target].description
+            return f": {text}" if text else ""
+    return ""
+
+
+def decisions(graph: CompiledGraph, node: NodePlan) -> dict[str, str]:
+    """Id and description of the edges an LLM chooses among, in declaration order."""
+    found: dict[str, str] = {}
+    for index in node.out_edges:
+        edge = graph.edges[index]
+        if edge.condition is EdgeCondition.LLM_DECIDE:
+            target = graph.nodes[edge.target]
+            found[edge.id] = (
+                ". ".join(part for part in (edge.description, target.description) if part) or target.id
+            )
+    return found
+
+
+def decide_schema(edge_ids: Sequence[str]) -> dict[str, Any]:
+    chosen = {"type": "array", "items": {"type": "string", "enum": list(edge_ids)}}
+    return _object({"edges": chosen}, ["edges"])
+
+
+def decide_text(edges: Mapping[str, str]) -> str:
+    lines = "\n".join(f"- {edge}: {text}" for edge, text in edges.items())
+    return f"Decide which of these edges to follow next; none, one or several:\n{lines}"
+
+
+def delta_of(message: AssistantMessage) -> dict[str, Any]:
+    """The neutral form, as it rests in a conversation."""
+    calls = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in message.calls]
+    return {"text": message.text, "calls": calls}
+
+
+def message_of(delta: Any) -> AssistantMessage:
+    """Inverse of ``delta_of``."""
+    calls = tuple(Call(c["id"], c["name"], c["arguments"]) for c in delta.get("calls", ()))
+    return AssistantMessage(delta.get("text", ""), calls)
+
+
+def missing_outputs(node: NodePlan, is_set: Iterable[str]) -> list[str]:
+    """Outputs that must still be set, in declaration order."""
+    known = set(is_set) | set(node.nullable_keys)
+    return [key for key in node.output_keys if key not in known]
+
+
+def replay(node: NodePlan, conversation: Sequence[Entry]) -> tuple[Message, ...]:
+    """A loop's conversation as messages.
+
+    Every call of an assistant message is answered right behind it, whatever the journal holds: a
+    provider refuses a conversation in which one is not.
+    """
+    results = {entry.call_id: entry for entry in conversation if entry.role == "tool"}
+    messages: list[Message] = []
+    is_set: set[str] = set()
+    for index, entry in enumerate(conversation):
+        if entry.role == "user":
+            messages.append(UserMessage(as_text(entry.value)))
+        elif entry.role == "assistant":
+            spoken = message_of(entry.value)
+            messages.append(spoken)
+            messages.extend(_answer(node, call, results, is_set) for call in spoken.calls)
+            following = conversation[index + 1].role if index + 1 < len(conversation) else ""
+            if not spoken.calls and following != "user":
+                messages.append(UserMessage(_nudge(node, is_set)))
+    return tuple(messages)
+
+
+def _answer(node: NodePlan, call: Call, results: Mapping[str, Entry], is_set: set[str]) -> ToolMessage:
+    entry = results.get(call.id)
+    if entry is not None:
+        return ToolMessage(call.id, call.name, as_text(entry.value), entry.failed)
+    if call.name == ASK_USER:
+        return ToolMessage(call.id, call.name, ACKNOWLEDGED)
+    if call.name == SET_OUTPUT:
+        problem = set_output_problem(node, call.arguments)
+        if not problem:
+            is_set.add(call.arguments["key"])
+        return ToolMessage(call.id, call.name, problem or ACKNOWLEDGED, bool(problem))
+    return ToolMessage(call.id, call.name, "this call was not carried out", failed=True)
+
+
+def set_output_problem(node: NodePlan, arguments: Any) -> str:
+    """Why a ``set_output`` call sets nothing, or nothing."""
+    keys = ", ".join(node.output_keys)
+    if not isinstance(arguments, dict) or not {"key", "value"} <= cast("dict[str, Any]", arguments).keys():
+        return f"{SET_OUTPUT} takes a key and a value; the keys are {keys}"
+    given = cast("dict[str, Any]", arguments)["key"]
+    return "" if given in node.output_keys else f"no output {given!r}; the keys are {keys}"
+
+
+def _nudge(node: NodePlan, is_set: Iterable[str]) -> str:
+    missing = missing_outputs(node, is_set)
+    if missing:
+        return f"Not done yet. Set these with {SET_OUTPUT}: {', '.join(missing)}."
+    return "Go on."

@@ -1,0 +1,316 @@
+"""Python tools and functions: how they are declared, found, described and given their arguments.
+
+``@hive.tool`` and ``@hive.function`` only mark a callable; a ``Registry`` collects what it finds in
+the modules that ``hive.yaml`` names. JSON Schemas are made when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NotRequired, TypeVar, cast, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from typing_extensions import TypedDict
+
+from hive_ray.errors import ConfigError, Fault
+from hive_ray.workers.step_error import BadInput, RetryAfter, StepError, ToolUnavailable
+
+__all__ = [
+    "BadInput",
+    "Registered",
+    "Registry",
+    "RetryAfter",
+    "StepError",
+    "ToolContext",
+    "ToolInfo",
+    "ToolUnavailable",
+    "function",
+    "tool",
+]
+
+MARK = "__hive_declared__"
+DEFAULT_TIMEOUT_US = {"tool": 60_000_000, "function": 30_000_000}
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolInfo:
+    """What the graph compiler and an LLM need to know about a tool or function."""
+
+    name: str
+    description: str = ""
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema of the arguments (an object)."""
+    idempotent: bool = False
+    timeout_us: int = 60_000_000
+    tags: tuple[str, ...] = ()
+    pool: str = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """Who calls: handed to tools and functions that have a parameter annotated with it."""
+
+    run_id: str
+    request_id: str
+    node: str
+    attempt: int
+    idempotency_key: str
+    """The same for every attempt of one call: give it to the system behind the tool."""
+    team: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a decorator was told."""
+
+    kind: str
+    name: str
+    idempotent: bool
+    timeout_us: int
+    tags: tuple[str, ...]
+
+
+def tool(
+    *,
+    idempotent: bool = False,
+    timeout_s: float | None = None,
+    tags: Iterable[str] = (),
+    name: str | None = None,
+) -> Callable[[Fn], Fn]:
+    """Declare a callable as a tool, for tool nodes and for LLMs.
+
+    Args:
+        idempotent: calling it twice does no harm; only then a lost attempt is tried again.
+        timeout_s: seconds until an attempt is given up; 60 by default.
+        tags: what policies match on (``destructive``, ``moves_money``).
+        name: the function's own name unless given.
+    """
+    return _marker("tool", idempotent, timeout_s, tuple(tags), name)
+
+
+def function(
+    *, idempotent: bool = False, timeout_s: float | None = None, name: str | None = None
+) -> Callable[[Fn], Fn]:
+    """Declare a callable as the body of function and router nodes; 30 seconds by default."""
+    return _marker("function", idempotent, timeout_s, (), name)
+
+
+def _marker(
+    kind: str, idempotent: bool, timeout_s: float | None, tags: tuple[str, ...], name: str | None
+) -> Callable[[Fn], Fn]:
+    timeout_us = DEFAULT_TIMEOUT_US[kind] if timeout_s is None else round(timeout_s * 1e6)
+
+    def mark(fn: Fn) -> Fn:
+        setattr(fn, MARK, Declared(kind, name or fn.__name__, idempotent, timeout_us, tags))
+        return fn
+
+    return mark
+
+
+class Registered:
+    """One declared callable, with its signature read once."""
+
+    def __init__(self, fn: Callable[..., Any], declared: Declared) -> None:
+        self.fn = fn
+        self.declared = declared
+        self.name = declared.name
+        self.is_async = inspect.iscoroutinefunction(fn)
+        hints = _hints(fn)
+        parameters = inspect.signature(fn).parameters
+        self.context_parameter = next((p for p in parameters if hints.get(p) is ToolContext), "")
+        self.parameters = {k: p for k, p in parameters.items() if k != self.context_parameter}
+        self.hints = hints
+        self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
+        self.named = frozenset(k for k, p in self.parameters.items() if p.kind in _BY_NAME)
+        self.required = frozenset(
+            k for k in self.named if self.parameters[k].default is inspect.Parameter.empty
+        )
+
+    @functools.cached_property
+    def adapter(self) -> TypeAdapter[dict[str, Any]]:
+        """Validates arguments; made on first use, because pydantic needs milliseconds for it."""
+        fields: dict[str, Any] = {}
+        for key in sorted(self.named, key=list(self.parameters).index):
+            annotation = self.hints.get(key, Any)
+            fields[key] = annotation if key in self.required else NotRequired[annotation]
+        arguments = cast("Any", TypedDict("Arguments", fields))  # pyright: ignore[reportArgumentType]
+        arguments.__pydantic_config__ = ConfigDict(extra="allow" if self.takes_any else "forbid")
+        return TypeAdapter(arguments)
+
+    @functools.cached_property
+    def info(self) -> ToolInfo:
+        d = self.declared
+        schema = cast("dict[str, Any]", _without_titles(self.adapter.json_schema()))
+        return ToolInfo(
+            d.name, inspect.getdoc(self.fn) or "", schema, d.idempotent, d.timeout_us, d.tags, d.kind
+        )
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The validated keyword arguments of one call.
+
+        Raises:
+            BadInput: names each argument that does not fit.
+        """
+        try:
+            return self.adapter.validate_python(dict(arguments))
+        except ValidationError as error:
+            raise BadInput(f"{self.name}: {_problems(error)}") from error
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(fn, include_extras=True)
+    except (NameError, TypeError):
+        # Annotations that only a type checker can resolve: any value is then accepted.
+        return {}
+
+
+def _problems(error: ValidationError) -> str:
+    parts: list[str] = []
+    for item in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(step) for step in item["loc"]) or "arguments"
+        parts.append(f"argument {place}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+    return "; ".join(parts)
+
+
+def _without_titles(schema: Any, names: bool = False) -> Any:
+    """Pydantic titles everything with its own name: bytes that every LLM call would pay for."""
+    if isinstance(schema, list):
+        return [_without_titles(item) for item in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    items = cast("dict[str, Any]", schema).items()
+    return {k: _without_titles(v, k in _NAME_MAPS and not names) for k, v in items if names or k != "title"}
+
+
+_NAME_MAPS = ("properties", "$defs", "patternProperties")
+
+
+class Registry:
+    """The tools and functions of this process, by kind and name."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, dict[str, Registered]] = {"tool": {}, "function": {}}
+
+    def add(self, fn: Callable[..., Any]) -> Registered:
+        """Register one decorated callable.
+
+        Raises:
+            ConfigError: not decorated, or another callable has the name.
+        """
+        declared = getattr(fn, MARK, None)
+        if not isinstance(declared, Declared):
+            raise ConfigError(
+                "tools", [Fault(getattr(fn, "__name__", repr(fn)), "is not declared", _DECLARE)]
+            )
+        names = self._by_kind[declared.kind]
+        known = names.get(declared.name)
+        if known is not None and known.fn is not fn:
+            raise ConfigError("tools", [_twice(declared, known.fn, fn)])
+        if known is None:
+            names[declared.name] = known = Registered(fn, declared)
+        return known
+
+    def load_modules(self, modules: Iterable[str]) -> None:
+        """Import modules by dotted name or ``.py`` path and register what they declare.
+
+        Raises:
+            ConfigError: every module that cannot be imported, named.
+        """
+        faults: list[Fault] = []
+        for name in modules:
+            try:
+                module = _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+            except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it loads
+                faults.append(
+                    Fault(f"tools.modules.{name}", f"cannot be imported: {_said(error)}", _IMPORTABLE)
+                )
+                continue
+            self._collect(module)
+        if faults:
+            raise ConfigError("tools", faults)
+
+    def _collect(self, module: ModuleType) -> None:
+        for value in list(vars(module).values()):
+            if callable(value) and isinstance(getattr(value, MARK, None), Declared):
+                self.add(value)
+
+    def tool(self, name: str) -> Registered | None:
+        return self._by_kind["tool"].get(name)
+
+    def function(self, name: str) -> Registered | None:
+        return self._by_kind["function"].get(name)
+
+    def find(self, kind: str, name: str) -> Registered | None:
+        """A tool may serve as a function and the other way round; the node's own kind comes first."""
+        first, second = (self.tool, self.function) if kind == "tool" else (self.function, self.tool)
+        return first(name) or second(name)
+
+    def infos(self) -> Iterator[ToolInfo]:
+        """Facts of everything registered, sorted by name, tools before functions."""
+        for kind in ("tool", "function"):
+            for _name, registered in sorted(self._by_kind[kind].items()):
+                yield registered.info
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        return tuple(sorted(self._by_kind[kind]))
+
+
+_DECLARE = "decorate it with @hive.tool(…) or @hive.function(…)"
+_IMPORTABLE = "name an importable module or the path of a .py file"
+
+
+def _twice(declared: Declared, first: Callable[..., Any], second: Callable[..., Any]) -> Fault:
+    places = f"{first.__module__}.{first.__qualname__} and {second.__module__}.{second.__qualname__}"
+    return Fault(
+        f"tools.{declared.name}", f"two {declared.kind}s have this name: {places}", "name one differently"
+    )
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a file under a name made of its path, once for each process."""
+    place = path.resolve()
+    name = f"hive_tools_{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def schema_fault(fn: Callable[..., Any]) -> str:
+    """Why no JSON Schema can be made of a tool's parameters, or nothing."""
+    declared: Declared = getattr(fn, MARK)
+    try:
+        _ = Registered(fn, declared).info
+    except PydanticUserError as error:
+        return str(error).splitlines()[0]
+    return ""
