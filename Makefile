@@ -9,7 +9,7 @@ READY := .venv/.ready
 LOCKS := requirements/uv.txt requirements/dev.txt requirements/local-llm-model.txt \
          tests/servers/package.json tests/servers/package-lock.json
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench dist lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ check: setup  ## lint, format, types, import rules
 bench: setup  ## the throughput benchmark at its four loads, and the submission benchmark
 	for n in 1 8 64 256; do $(BIN)/python -m benchmarks.throughput --in-flight $$n --json || exit 1; done
 	$(BIN)/python -m benchmarks.submit --clients 32 --json
+
+dist: setup  ## build the wheel into dist/
+	$(BIN)/python -m hatchling build --target wheel
 
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal \
            --python-version 3.11 --no-header
