@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hive_ray.graph.hive_format import graph_from
+from hive_ray.graph.load import parse_graph
 from hive_ray.graph.spec import GraphSpec
 
 Json = Any
@@ -111,7 +111,7 @@ class Graph:
         Raises:
             GraphError: everything wrong with its form.
         """
-        return graph_from(self.content(), str(self._fields["id"]))
+        return parse_graph(self.content(), str(self._fields["id"]))
 
     def __repr__(self) -> str:
         return f"Graph({self._fields['id']!r}, {len(self._nodes)} nodes, {len(self._edges)} edges)"

@@ -102,6 +102,7 @@ def _graph(reader: _Reader, data: Mapping[str, Json], place: str, fallback_id: s
     edges = [
         _edge(reader, edge, place, index) for index, edge in enumerate(_list(reader, graph, "edges", place))
     ]
+    _name_edges(edges)
     _take_pseudo_edges(reader, result, edges, place)
     return result
 
@@ -272,8 +273,7 @@ def _edge(reader: _Reader, data: Json, graph_place: str, index: int) -> Object:
         reader.fault(f"{graph_place}edges[{index}]", "is not an object", "an edge has 'source' and 'target'")
         return {}
     edge = _renamed(cast("Mapping[str, Json]", data), _EDGE_ALIASES)
-    edge.setdefault("id", f"{edge.get('source', '?')}-to-{edge.get('target', '?')}")
-    place = f"{graph_place}edges.{edge['id']}."
+    place = f"{graph_place}edges.{edge.get('id') or f'[{index}]'}."
     _refuse_unknown(reader, place, edge, frozenset(EdgeSpec.model_fields) | _DROPPED_EDGE_KEYS)
     edge = {key: value for key, value in edge.items() if key in EdgeSpec.model_fields and value is not None}
     condition = edge.get("condition")
@@ -284,6 +284,17 @@ def _edge(reader: _Reader, data: Json, graph_place: str, index: int) -> Object:
             f"{place}condition", f"unknown condition {condition!r}", nearest(str(condition), _CONDITIONS)
         )
     return edge
+
+
+def _name_edges(edges: list[Object]) -> None:
+    """Edges without an id are named after their ends, counted where that is not enough."""
+    taken = [edge.get("id") for edge in edges]
+    for edge in edges:
+        if edge and "id" not in edge:
+            wanted = f"{edge.get('source', '?')}-to-{edge.get('target', '?')}"
+            names = (wanted, *(f"{wanted}-{number}" for number in range(2, len(edges) + 2)))
+            edge["id"] = next(name for name in names if name not in taken)
+            taken.append(edge["id"])
 
 
 _CONDITIONS = tuple(condition.value for condition in EdgeCondition if condition is not EdgeCondition.ROUTE)

@@ -6,6 +6,7 @@ stand in; they are read in place, so that a loaded graph is complete.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from yaml.constructor import ConstructorError
 
 from hive_ray.errors import Fault, GraphError
 from hive_ray.graph.hive_format import SUBGRAPH_DEPTH_LIMIT, graph_from
+from hive_ray.graph.json_bounds import DEPTH_LIMIT, not_json
 from hive_ray.graph.secrets import literal_secrets
 from hive_ray.graph.spec import GraphSpec
 
@@ -29,8 +31,8 @@ ALIASES_LIMIT = 100
 NODES_LIMIT = 200_000
 """YAML nodes in one file, those behind aliases counted each time."""
 
-DEPTH_LIMIT = 64
-"""Nesting of objects and lists in one file."""
+FAULTS_LIMIT = 1000
+"""Faults that one refusal lists."""
 
 
 def load_graph(path: str | Path) -> GraphSpec:
@@ -54,26 +56,17 @@ def parse_graph(data: Mapping[str, Json], fallback_id: str = "graph", *, subject
         GraphError: everything wrong with its form.
     """
     name = subject or fallback_id
-    if _deeper(data, DEPTH_LIMIT):
-        raise GraphError(name, [Fault("graph", f"nested deeper than {DEPTH_LIMIT} levels", "flatten it")])
+    malformed = list(itertools.islice(not_json(data), FAULTS_LIMIT))
+    if malformed:
+        raise GraphError(name, malformed)
     secrets = list(literal_secrets(data))
     try:
         spec = graph_from(data, fallback_id)
     except GraphError as error:
-        raise GraphError(name, [*secrets, *error.faults]) from error
+        raise GraphError(name, [*secrets, *error.faults][:FAULTS_LIMIT]) from error
     if secrets:
-        raise GraphError(name, secrets)
+        raise GraphError(name, secrets[:FAULTS_LIMIT])
     return spec
-
-
-def _deeper(value: Json, limit: int) -> bool:
-    if isinstance(value, Mapping):
-        items = list(cast("Mapping[Any, Json]", value).values())
-    elif isinstance(value, list):
-        items = cast("list[Json]", value)
-    else:
-        return False
-    return limit == 0 or any(_deeper(item, limit - 1) for item in items)
 
 
 def _read(file: Path) -> Json:
