@@ -185,3 +185,29 @@ def test_many_folders_do_not_exhaust_file_handles(tmp_path: Path):
     assert len(os.listdir("/proc/self/fd")) <= before + 65
     store.close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize(("operation", "naming"), [("create", "link"), ("put", "rename")])
+def test_data_is_synced_before_it_has_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, naming: str
+):
+    """The order of system calls is what a power failure leaves whole."""
+    store = FileStore(str(tmp_path))
+    store.create("j/0", b".")
+    store.put("j/00", b".")
+    calls: list[str] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fdatasync", "link", "rename", "fsync"):
+        watch(name)
+    getattr(store, operation)("j/1", b"one")
+
+    assert calls == ["fdatasync", naming, "fsync"]

@@ -78,6 +78,7 @@ def test_old_writer_is_fenced_by_a_claim_and_its_rows_are_nowhere(store: Store, 
 
     outcome = append(old, store)
 
+    assert isinstance(outcome, FencedBy)
     assert outcome == FencedBy(3, 2, "new")
     assert "epoch 2" in str(outcome.error())
     assert isinstance(append(new, store), Committed)
