@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
 
+from hive_ray.config import ObserveSettings, Settings
 from hive_ray.observe.redaction import redact, register_key_names
 
 QUIET = ("httpx2", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
 """Packages whose lines below WARNING would repeat every request."""
 
 
-def configure(
-    component: str, level: str = "INFO", key_names: Iterable[str] = (), stream: TextIO | None = None
-) -> None:
+def configure(settings: ObserveSettings | Settings, component: str, stream: TextIO | None = None) -> None:
     """Send all logging of this process to one JSON stream.
 
     Args:
         component: who writes (``controller/0``, ``worker/tool/3``, ``serve``, ``cli``).
-        key_names: further names of keys whose values are masked.
         stream: stderr unless given.
     """
-    register_key_names(key_names)
+    observe = settings.observe if isinstance(settings, Settings) else settings
+    register_key_names(observe.redact_keys)
     before = _before_redaction(component)
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -43,7 +42,7 @@ def configure(
     handler.setFormatter(_formatter(before))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(observe.log_level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)

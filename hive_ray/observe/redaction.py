@@ -47,7 +47,22 @@ _TOKENS = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
-_TOKEN_STARTS = ("sk-", "sk_", "rk_", "pk_", "pk-", "rk-", "gh", "glpat-", "AKIA", "ASIA", "xox", "AIza", "eyJ", "PRIVATE KEY")
+_TOKEN_STARTS = (
+    "sk-",
+    "sk_",
+    "rk_",
+    "pk_",
+    "pk-",
+    "rk-",
+    "gh",
+    "glpat-",
+    "AKIA",
+    "ASIA",
+    "xox",
+    "AIza",
+    "eyJ",
+    "PRIVATE KEY",
+)
 """One of these stands in every match of ``_TOKENS``; looking for them is far cheaper."""
 _BEARER = re.compile(r"\b(bearer|basic)\s+(?!\[redacted\])[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _USERINFO = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
@@ -84,9 +99,7 @@ class Redactor:
         ordered = sorted(self._values, key=lambda value: (-len(value), value))
         self._exact = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         words = "|".join(re.escape(word).replace("_", "[-_ ]?") for word in sorted(self._words))
-        self._assignment = re.compile(
-            rf"({words})([\"']?\s*[:=]\s*[\"']?)([^\s\"',;&}}\])]+)", re.IGNORECASE
-        )
+        self._assignment = re.compile(rf"({words})([\"']?\s*[:=]\s*[\"']?)([^\s\"',;&}}\])]+)", re.IGNORECASE)
         # Most texts hold none of these pieces; looking for them is far cheaper than the pattern.
         self._pieces = tuple(sorted({max(word.split("_"), key=len) for word in self._words}))
         self._keys = {}
@@ -125,7 +138,11 @@ class Redactor:
         text, start = match.string, match.start()
         while start and (text[start - 1].isalnum() or text[start - 1] in "_-"):
             start -= 1
-        if not self.is_secret_key(text[start : match.end(1)]) or value in ("None", "null", "true", "false") or MASK.startswith(value):
+        if (
+            not self.is_secret_key(text[start : match.end(1)])
+            or value in ("None", "null", "true", "false")
+            or MASK.startswith(value)
+        ):
             return match.group()
         return f"{key}{sign}{MASK}"
 

@@ -23,6 +23,7 @@ from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
 from hive_ray.observe.redaction import redact_text
 from hive_ray.prices import Rates
+from hive_ray.workers.collecting import collect
 from hive_ray.workers.functions import function_arguments, node_outputs, plain_json
 from hive_ray.workers.llm import Limits, LlmGateway
 from hive_ray.workers.llm_steps import Produced, behaviour
@@ -98,7 +99,7 @@ class Executor:
             if registered is not None:
                 return not registered.is_async
             return lease.kind is StepKind.FUNCTION
-        return False
+        return lease.kind is StepKind.COLLECT
 
     def run_sync(self, lease: Lease) -> Outcome:
         """Run a synchronous Python step to its end, in the calling thread."""
@@ -106,10 +107,13 @@ class Executor:
         try:
             graph = self._graphs(lease.graph)
             node = graph.nodes[lease.node]
-            registered = self._python(lease)
-            arguments = self._arguments(lease, node, registered, self._decoded(lease.inputs))
-            result = _call(registered, arguments)
-            produced = _python_result(lease, node, result)
+            inputs = self._decoded(lease.inputs)
+            if lease.kind is StepKind.COLLECT:
+                produced = Produced(outputs=collect(node, inputs))
+            else:
+                registered = self._python(lease)
+                result = _call(registered, self._arguments(lease, node, registered, inputs))
+                produced = _python_result(lease, node, result)
             content = self._content(lease, graph, produced, self._store)
             return _done(lease, begun, content, None, _declared_cost(node, lease))
         except Exception as error:  # noqa: BLE001 - the worker boundary

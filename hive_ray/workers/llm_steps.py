@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import msgspec
-
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepKind
 from hive_ray.graph.compiled import NodeKind, NodePlan
@@ -26,6 +24,7 @@ from hive_ray.workers.prompts import (
     Situation,
     UserMessage,
     answer_text,
+    as_text,
     decide_schema,
     decide_text,
     decisions,
@@ -121,9 +120,8 @@ def _route_read(situation: Situation, answer: Answer) -> Produced:
 def _decide_prompt(situation: Situation) -> Prompt:
     edges = decisions(situation.graph, situation.node)
     known = {**situation.inputs, **situation.outputs}
-    shown = msgspec.json.format(msgspec.json.encode(known), indent=2).decode()
     system = "\n\n".join(part for part in (situation.graph.identity_prompt, decide_text(edges)) if part)
-    return Prompt(system, (UserMessage(shown),), answer=decide_schema(list(edges)))
+    return Prompt(system, (UserMessage(as_text(known)),), answer=decide_schema(list(edges)))
 
 
 def _decide_read(situation: Situation, answer: Answer) -> Produced:

@@ -131,10 +131,11 @@ class McpSession:
         self._task = asyncio.create_task(self._live(opened, self._stop), name=f"mcp {self.name}")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                client = self._client = await asyncio.shield(opened)
+                client = await asyncio.shield(opened)
         except TimeoutError as error:
             await self._drop()
             raise self._unavailable(f"did not answer within {START_TIMEOUT_S:g} s") from error
+        self._client = client
         return client
 
     async def _live(self, opened: asyncio.Future[Client], stop: asyncio.Event) -> None:

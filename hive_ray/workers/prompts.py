@@ -140,7 +140,7 @@ def task_text(situation: Situation) -> str:
     rest = {key: value for key, value in inputs.items() if key not in used}
     parts = [fill(node.instruction, inputs)] if node.instruction else []
     if rest:
-        parts.append(msgspec.json.format(msgspec.json.encode(rest), indent=2).decode())
+        parts.append(as_text(rest))
     return "\n\n".join(parts) or node.description or "Begin."
 
 

@@ -14,6 +14,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hive_ray.config import ObserveSettings
 from hive_ray.observe import logging as hive_logging
 from hive_ray.observe.redaction import MASK, Redactor, register_secrets
 
@@ -132,7 +133,7 @@ def lines() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
-    hive_logging.configure("test", "DEBUG", stream=stream)
+    hive_logging.configure(ObserveSettings(log_level="DEBUG"), "test", stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -52,7 +52,9 @@ def graph(*nodes: NodePlan, edges: Sequence[EdgePlan] = (), **fields: Any) -> Co
 
 def lease(kind: StepKind, name: str, inputs: Mapping[str, Any] | None = None, **fields: Any) -> Lease:
     values = {key: inline(value) for key, value in (inputs or {}).items()}
-    made = Lease("run", 1, 0, 1, 1, "v", 0, kind, 5_000_000, values, name, request_id="req", team="t", agent="a")
+    made = Lease(
+        "run", 1, 0, 1, 1, "v", 0, kind, 5_000_000, values, name, request_id="req", team="t", agent="a"
+    )
     return msgspec.structs.replace(made, **fields)
 
 
