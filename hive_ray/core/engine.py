@@ -55,6 +55,8 @@ class Engine:
         self.runs: dict[str, Run] = {}
         self.children: dict[str, dict[str, None]] = {}
         """Live child runs by parent."""
+        self.charged: dict[str, None] = {}
+        """Runs that changed only by what their children cost; whoever takes snapshots empties it."""
         self.fleet = fleet.Fleet()
         self.graphs: dict[str, CompiledGraph] = {}
         self._evaluator = evaluator
@@ -109,6 +111,8 @@ class Engine:
             if run.seq < seq:
                 run.spent_nanousd += spent
                 run.reserved_nanousd += reserved
+                run.seq = seq
+                self.charged[run.id] = None
 
     def _note_child(self, run: Run, event: ev.Event) -> None:
         if isinstance(event, ev.RunSubmitted):

@@ -152,9 +152,11 @@ def leased_steps(run: Run) -> list[tuple[str, AttemptRef]]:
 def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
     """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
     fleet.queues = {}
+    fleet.submissions = {}
     for worker in fleet.workers.values():
         worker.leases = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.submitted_us):
+        note_submission(fleet, run)
         for pool, step in ready_steps(run):
             enqueue(fleet, pool, step)
         for worker, attempt in leased_steps(run):
@@ -162,5 +164,11 @@ def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
                 grant(fleet, worker, attempt)
 
 
-encode_fleet = msgspec.msgpack.Encoder().encode
+def encode_fleet(fleet: Fleet) -> bytes:
+    """What only the fleet's own events tell; all else is made again by ``rebuild``."""
+    workers = {name: msgspec.structs.replace(worker, leases={}) for name, worker in fleet.workers.items()}
+    return _encode(Fleet(workers, agents=fleet.agents, epoch=fleet.epoch, seq=fleet.seq))
+
+
+_encode = msgspec.msgpack.Encoder().encode
 decode_fleet = msgspec.msgpack.Decoder(Fleet).decode

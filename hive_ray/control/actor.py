@@ -1,0 +1,312 @@
+"""The controller actor: asyncio and Ray around the shell, without decisions of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import ray
+from ray.actor import exit_actor
+from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
+
+from hive_ray.config import Settings
+from hive_ray.control import queries
+from hive_ray.control.pools import Pools
+from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
+from hive_ray.control.shell import Clock, End, Limits, Reply, Shell, Write
+from hive_ray.control.snapshotting import Snapshotter
+from hive_ray.control.views import Answer
+from hive_ray.core.commands import Refused, Register, Submit
+from hive_ray.core.messages import decode_attach, decode_exchange, encode
+from hive_ray.errors import Corrupt, Fenced, StoreError, Unavailable
+from hive_ray.graph.expressions import Evaluator
+from hive_ray.observe.logging import configure
+from hive_ray.state.access import content_codec, open_blobs, open_state
+from hive_ray.state.journal import Journal, write_pending
+from hive_ray.state.owner import this_process
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 256 * 1024
+TICK_S = 0.02
+RETRY_WRITE_S = 0.2
+
+
+def clock() -> Clock:
+    return Clock(time.time_ns() // 1000, time.monotonic_ns() // 1000, random.random())
+
+
+class ControllerImpl:
+    """One partition's controller. The constructor only assigns; ``start`` begins recovery."""
+
+    def __init__(self, partition: int, settings: bytes, cluster: str, take_over: bool = False) -> None:
+        self._partition = partition
+        self._settings_json = settings
+        self._cluster = cluster
+        self._take_over = take_over
+        self._shell: Shell | None = None
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count(1)
+        self._flush_due = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._standing = "starting"
+
+    def __repr__(self) -> str:
+        return f"Controller({self._partition}, {self._standing})"
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin recovery in the background; returns at once."""
+        if not self._tasks:
+            self._loop = asyncio.get_running_loop()
+            self._settings = Settings.model_validate_json(self._settings_json)
+            configure(self._settings, "controller")
+            self._store = open_state(self._settings)
+            self._codec = content_codec(self._settings)
+            self._blobs = open_blobs(self._settings, self._store)
+            self._tasks.append(asyncio.ensure_future(self._recover()))
+
+    async def _recover(self) -> None:
+        """Retries for ever, except where an object cannot be trusted: that needs a person."""
+        retries = AsyncRetrying(
+            retry=retry_if_exception(_may_pass),
+            wait=wait_exponential(multiplier=0.1, max=2.0),
+            before_sleep=lambda state: self._note_failure(state.outcome),
+        )
+        try:
+            recovered = await retries(asyncio.to_thread, self._recover_once)
+        except Exception as error:
+            self._standing = f"stopped: {error}"
+            log.error("recovery stopped: %s", error)
+            raise
+        self._begin(recovered)
+
+    def _note_failure(self, outcome: Any) -> None:
+        self._standing = f"waiting: {outcome.exception()}"
+        log.warning("recovery does not succeed yet: %s", outcome.exception())
+
+    def _recover_once(self) -> Recovered:
+        self._store.probe()
+        node = ray.get_runtime_context().get_node_id()
+        now_us = time.time_ns() // 1000
+        owner = this_process(node, self._cluster, now_us)
+        may_take(Journal(self._store, self._partition), owner, now_us, self._take_over)
+        return recover(
+            self._store, self._blobs, self._codec, Evaluator(), self._partition, owner, now_us
+        )
+
+    def _begin(self, recovered: Recovered) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        limits = Limits(
+            attach_grace_us=int(self._settings.lease.attach_grace_s * 1e6),
+            idempotency_us=int(self._settings.limits.idempotency_key_s * 1e6),
+            live_runs=self._settings.limits.live_runs,
+        )
+        self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits)
+        self._shell.begin(clock())
+        self._snapshots = Snapshotter(self._shell, self._store, self._partition, recovered.manifest)
+        self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
+        for work in (self._tick(), self._beat(), self._pools.keep()):
+            self._tasks.append(asyncio.ensure_future(work))
+        self._standing = f"epoch {recovered.engine.fleet.epoch}"
+        log.info(
+            "recovered epoch %s at seq %s, %s events behind the snapshot, %s runs",
+            recovered.engine.fleet.epoch,
+            recovered.engine.seq,
+            recovered.replayed,
+            len(recovered.engine.runs),
+        )
+
+    def _ready(self) -> Shell:
+        if self._shell is None:
+            raise Unavailable(f"the controller is not ready: {self._standing}")
+        return self._shell
+
+    # --- driving the shell -----------------------------------------------------------------------
+
+    async def _call(self, give: Callable[[Shell, int], None]) -> Any:
+        """Hand an input to the shell and wait for its reply.
+
+        A restarted actor begins its recovery with the first call.
+        """
+        await self.start()
+        shell = self._ready()
+        call = next(self._numbers)
+        future = self._loop.create_future()
+        self._calls[call] = future
+        give(shell, call)
+        self._flush_soon()
+        try:
+            return await future
+        except Fenced:
+            exit_actor()
+        finally:
+            self._calls.pop(call, None)
+
+    def _flush_soon(self) -> None:
+        """Whatever arrives in this turn of the loop goes into one segment."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        shell = self._ready()
+        shell.flush(clock())
+        self._perform(shell)
+
+    def _perform(self, shell: Shell) -> None:
+        while actions := shell.take_actions():
+            for action in actions:
+                match action:
+                    case Reply(call, payload):
+                        future = self._calls.get(call)
+                        if future is not None and not future.done():
+                            future.set_result(payload)
+                    case Write():
+                        self._write(shell, action)
+                    case End(reason):
+                        self._end(reason)
+
+    def _write(self, shell: Shell, action: Write) -> None:
+        if action.again:
+            self._loop.call_later(RETRY_WRITE_S, lambda: self._write_apart(shell, action))
+        elif self._store.inline and len(action.pending.data) <= INLINE_BYTES:
+            shell.written(write_pending(self._store, action.pending), clock())
+            self._flush_soon()
+        else:
+            self._write_apart(shell, action)
+
+    def _write_apart(self, shell: Shell, action: Write) -> None:
+        future = self._loop.run_in_executor(None, write_pending, self._store, action.pending)
+
+        def written(done: asyncio.Future[Any]) -> None:
+            shell.written(done.result(), clock())
+            self._perform(shell)
+            self._flush_soon()
+
+        future.add_done_callback(written)
+
+    def _end(self, reason: Fenced) -> None:
+        """A newer controller owns the journal: nothing leaves any more, and this actor ends for good."""
+        self._standing = f"fenced: {reason}"
+        log.error("fenced: %s", reason)
+        self._shell = None
+        for task in self._tasks:
+            task.cancel()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(reason)
+        ray.get_runtime_context().current_actor.leave.remote()
+
+    async def leave(self) -> None:
+        """End this actor without being restarted."""
+        exit_actor()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            shell = self._ready()
+            shell.tick(clock())
+            self._flush_soon()
+            self._snapshots.advance(self._loop)
+
+    async def _beat(self) -> None:
+        while True:
+            shell = self._ready()
+            try:
+                await asyncio.to_thread(shell.journal.beat, time.time_ns() // 1000)
+            except Fenced as reason:
+                self._end(reason)
+                return
+            except StoreError as error:
+                log.warning("heartbeat not written: %s", error)
+            for worker in shell.unattached():
+                if await asyncio.to_thread(queries.worker_is_gone, worker):
+                    self._on_worker_death(worker.name, "its process is gone")
+            await asyncio.sleep(self._settings.lease.heartbeat_s)
+
+    def _on_worker_death(self, worker: str, reason: str) -> None:
+        log.warning("worker %s is gone: %s", worker, reason)
+        if self._shell is not None:
+            self._shell.lose_worker(worker, reason, clock())
+            self._flush_soon()
+
+    # --- the wire --------------------------------------------------------------------------------
+
+    async def attach(self, data: bytes) -> bytes:
+        request = decode_attach(data)
+        return encode(await self._call(lambda shell, call: shell.attach(call, request, clock())))
+
+    async def exchange(self, data: bytes) -> bytes:
+        request = decode_exchange(data)
+        return encode(await self._call(lambda shell, call: shell.exchange(call, request, clock())))
+
+    async def ask(self, data: bytes) -> bytes:
+        """A batch of commands and queries; one answer each, in order."""
+        requests = queries.decode_requests(data)
+        answers = await asyncio.gather(*(self._answer(request) for request in requests))
+        return encode(answers)
+
+    async def _answer(self, request: queries.Request) -> Answer:
+        try:
+            if isinstance(request, (Submit, Register)):
+                await self._know_graph(request.graph)
+            if isinstance(request, queries.WatchRun):
+                return await self._call(
+                    lambda shell, call: shell.watch(call, request.run, request.after_seq, clock())
+                )
+            if isinstance(request, queries.QUERIES):
+                return await self._call(
+                    lambda shell, call: shell.query(call, lambda engine: request.look(engine), clock())
+                )
+            return await self._call(lambda shell, call: shell.command(call, request, clock()))
+        except Unavailable as error:
+            return Answer(refused=Refused("unavailable", str(error), 1.0))
+
+    async def _know_graph(self, version: str) -> None:
+        await self.start()
+        shell = self._ready()
+        if version not in shell.engine.graphs:
+            shell.engine.add_graph(await asyncio.to_thread(load_graph, self._blobs, version))
+
+    @ray.method(concurrency_group="health")
+    async def standing(self) -> bytes:
+        """Readiness and counters; never waits for the rest."""
+        shell = self._shell
+        ready = shell is not None and not shell.blocked_since_us
+        counters = msgspec.to_builtins(shell.counters) if shell else {}
+        live = shell.live_runs if shell else 0
+        epoch = shell.engine.fleet.epoch if shell else 0
+        queued = {n: len(q) for n, q in list(shell.engine.fleet.queues.items())} if shell else {}
+        return encode(
+            {
+                "ready": ready,
+                "standing": self._standing,
+                "counters": counters,
+                "live_runs": live,
+                "epoch": epoch,
+                "queued": queued,
+                "pid": os.getpid(),
+                "cpu_s": time.process_time(),
+            }
+        )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """The store may come back, and an owner may become stale; a damaged object stays damaged."""
+    return isinstance(error, (StoreError, Unavailable)) and not isinstance(error, Corrupt)
+
+
+ControllerActor = ray.remote(concurrency_groups={"health": 4})(ControllerImpl)

@@ -1,0 +1,128 @@
+"""Questions to the controller, and the decoder of a batch of questions and commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hive_ray.control import views
+from hive_ray.control.views import Answer
+from hive_ray.core.commands import Command, Refused
+from hive_ray.core.engine import Engine
+from hive_ray.core.fleet import Worker
+from hive_ray.state.owner import Owner, process_is_gone
+
+PAGE = 100
+
+
+class GetRun(msgspec.Struct, frozen=True, tag=True):
+    run: str
+
+    def look(self, engine: Engine) -> Answer:
+        return views.run_answer(engine, self.run)
+
+
+class WatchRun(msgspec.Struct, frozen=True, tag=True):
+    """Like ``GetRun``, but answered only when there is an event behind ``after_seq``, or after a while."""
+
+    run: str
+    after_seq: int
+
+
+class ListRuns(msgspec.Struct, frozen=True, tag=True):
+    """Runs, newest first. ``before`` is the last run id of the page before."""
+
+    team: str = ""
+    status: str = ""
+    agent: str = ""
+    before: str = ""
+    limit: int = PAGE
+    children: bool = False
+
+    def look(self, engine: Engine) -> Answer:
+        lines: list[views.RunLine] = []
+        for run_id in sorted(engine.runs, reverse=True):
+            run = engine.runs[run_id]
+            if len(lines) >= self.limit:
+                break
+            if (self.before and run_id >= self.before) or (run.parent and not self.children):
+                continue
+            if (self.team and run.team != self.team) or (self.agent and run.agent != self.agent):
+                continue
+            line = views.run_line(run)
+            if not self.status or line.status == self.status:
+                lines.append(line)
+        return Answer(lines)
+
+
+class ListApprovals(msgspec.Struct, frozen=True, tag=True):
+    """Open questions to people, oldest first."""
+
+    team: str = ""
+    run: str = ""
+
+    def look(self, engine: Engine) -> Answer:
+        found: list[views.WaitView] = []
+        for run in engine.runs.values():
+            if run.terminal or (self.run and run.id != self.run) or (self.team and run.team != self.team):
+                continue
+            found.extend(views.wait_views(run, engine.graphs.get(run.graph)))
+        return Answer(sorted(found, key=lambda wait: wait.since_us))
+
+
+class GetAgent(msgspec.Struct, frozen=True, tag=True):
+    team: str
+    name: str
+
+    def look(self, engine: Engine) -> Answer:
+        agent = engine.fleet.agents.get(f"{self.team}/{self.name}")
+        if agent is None:
+            return Answer(refused=Refused("not_found", f"no agent {self.name}; register it with PUT"))
+        return Answer(views.AgentView(agent.name, agent.graph, agent.at_us))
+
+
+class ListAgents(msgspec.Struct, frozen=True, tag=True):
+    team: str
+
+    def look(self, engine: Engine) -> Answer:
+        prefix = f"{self.team}/"
+        return Answer(
+            [
+                views.AgentView(agent.name, agent.graph, agent.at_us)
+                for key, agent in engine.fleet.agents.items()
+                if key.startswith(prefix)
+            ]
+        )
+
+
+class ListWorkers(msgspec.Struct, frozen=True, tag=True):
+    def look(self, engine: Engine) -> Answer:
+        return Answer(
+            [
+                {
+                    "worker": worker.name,
+                    "pool": worker.pool,
+                    "slots": worker.slots,
+                    "leases": len(worker.leases),
+                    "pid": worker.pid,
+                    "host": worker.host,
+                }
+                for worker in engine.fleet.workers.values()
+            ]
+        )
+
+
+QUERIES = (GetRun, ListRuns, ListApprovals, GetAgent, ListAgents, ListWorkers)
+Query = GetRun | ListRuns | ListApprovals | GetAgent | ListAgents | ListWorkers
+Request = Command | Query | WatchRun
+
+decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
+
+
+def worker_is_gone(worker: Worker) -> bool:
+    """Whether a worker's process certainly ended, as far as this host can tell."""
+    owner = Owner(worker.pid, worker.node, worker.host, worker.boot_id, worker.process_start, "", 0)
+    return process_is_gone(owner) is True
+
+
