@@ -507,6 +507,20 @@ def resolve(ref: SecretRef, environ: Mapping[str, str] | None = None) -> str:
     return value
 
 
+def resolve_all(
+    values: Mapping[str, str | SecretRef], environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Plain text as it is, references resolved: for an MCP server's environment, a store's options.
+
+    Raises:
+        ConfigError: as ``resolve``.
+    """
+    return {
+        name: resolve(value, environ) if isinstance(value, SecretRef) else value
+        for name, value in values.items()
+    }
+
+
 def _secret_file(ref: SecretRef) -> str:
     try:
         return Path(ref.name).read_text("utf-8").rstrip("\r\n")

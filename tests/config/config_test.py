@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hive_ray.config import ModelSettings, SecretRef, Settings, load, resolve
+from hive_ray.config import ModelSettings, SecretRef, Settings, load, resolve, resolve_all
 from hive_ray.errors import ConfigError, Fault
 
 LITERAL = "sk-not-a-real-key-0123456789"
@@ -220,6 +220,13 @@ def test_a_reference_resolves_to_its_value(tmp_path: Path):
 
     assert resolve(SecretRef("env", "K"), {"K": "xyz"}) == "xyz"
     assert resolve(SecretRef("file", str(tmp_path / "key"))) == "abc"
+
+
+def test_text_stands_beside_references():
+    """Only references are looked up: a mapping may hold both."""
+    values = {"MODE": "fast", "API_KEY": SecretRef("env", "K")}
+
+    assert resolve_all(values, {"K": "xyz"}) == {"MODE": "fast", "API_KEY": "xyz"}
 
 
 @pytest.mark.parametrize("ref", [SecretRef("env", "NOT_SET"), SecretRef("file", "/no/such/file")])
