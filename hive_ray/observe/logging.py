@@ -15,22 +15,21 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import Processor
 
-from hive_ray.config import ObserveSettings, Settings
+from hive_ray.config import Settings
 from hive_ray.observe.redaction import redact, register_key_names
 
 QUIET = ("httpx2", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
 """Packages whose lines below WARNING would repeat every request."""
 
 
-def configure(settings: ObserveSettings | Settings, component: str, stream: TextIO | None = None) -> None:
+def configure(settings: Settings, component: str, stream: TextIO | None = None) -> None:
     """Send all logging of this process to one JSON stream.
 
     Args:
         component: who writes (``controller/0``, ``worker/tool/3``, ``serve``, ``cli``).
         stream: stderr unless given.
     """
-    observe = settings.observe if isinstance(settings, Settings) else settings
-    register_key_names(observe.redact_keys)
+    register_key_names(settings.observe.redact_keys)
     before = _before_redaction(component)
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -42,7 +41,7 @@ def configure(settings: ObserveSettings | Settings, component: str, stream: Text
     handler.setFormatter(_formatter(before))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(observe.log_level)
+    root.setLevel(settings.observe.log_level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)

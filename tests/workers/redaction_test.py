@@ -14,7 +14,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hive_ray.config import ObserveSettings
+from hive_ray.config import ObserveSettings, Settings
 from hive_ray.observe import logging as hive_logging
 from hive_ray.observe.redaction import MASK, Redactor, register_secrets
 
@@ -133,7 +133,8 @@ def lines() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
-    hive_logging.configure(ObserveSettings(log_level="DEBUG"), "test", stream)
+    settings = Settings(observe=ObserveSettings(log_level="DEBUG"))
+    hive_logging.configure(settings, "test", stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
