@@ -265,7 +265,9 @@ class ControllerImpl:
                 await self._know_graph(request.graph)
             if isinstance(request, queries.WatchRun):
                 return await self._call(
-                    lambda shell, call: shell.watch(call, request.run, request.after_seq, clock())
+                    lambda shell, call: shell.watch(
+                        call, request.run, request.after_seq, request.until_end, clock()
+                    )
                 )
             if isinstance(request, queries.QUERIES):
                 return await self._call(

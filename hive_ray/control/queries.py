@@ -24,10 +24,14 @@ class GetRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class WatchRun(msgspec.Struct, frozen=True, tag=True):
-    """Like ``GetRun``, but answered only when there is an event behind ``after_seq``, or after a while."""
+    """Like ``GetRun``, but answered only when there is an event behind ``after_seq``, or after a while.
+
+    ``until_end``: only the end of the run counts.
+    """
 
     run: str
-    after_seq: int
+    after_seq: int = 0
+    until_end: bool = False
 
 
 class ListRuns(msgspec.Struct, frozen=True, tag=True):

@@ -84,6 +84,14 @@ class Held(NamedTuple):
     reply: Reply
 
 
+class Watcher(NamedTuple):
+    """A call that waits for news of a run."""
+
+    call: int
+    since_us: int
+    until_end: bool
+
+
 class Counters(msgspec.Struct):
     """Plain integers; whoever exposes them reads them."""
 
@@ -128,7 +136,7 @@ class Shell:
         self._held: deque[Held] = deque()
         self._actions: list[Action] = []
         self._timers = Timers()
-        self._watchers: dict[str, list[tuple[int, int]]] = {}
+        self._watchers: dict[str, list[Watcher]] = {}
         self._runs_in_flight: list[str] = []
         self._now = Moment(0)
         self._clock = Clock(0, 0)
@@ -271,14 +279,14 @@ class Shell:
         self._at(clock)
         self._hold(call, look(self.engine))
 
-    def watch(self, call: int, run_id: str, after_seq: int, clock: Clock) -> None:
-        """Answer with the run's view as soon as it has a durable event behind ``after_seq``."""
+    def watch(self, call: int, run_id: str, after_seq: int, until_end: bool, clock: Clock) -> None:
+        """Answer with the run's view as soon as it has a durable event behind ``after_seq`` (or its end)."""
         self._at(clock)
         run = self.engine.runs.get(run_id)
-        if run is None or run.seq > after_seq or run.terminal:
+        if run is None or run.terminal or (run.seq > after_seq and not until_end):
             self._hold(call, views.run_answer(self.engine, run_id))
         else:
-            self._watchers.setdefault(run_id, []).append((call, clock.mono_us))
+            self._watchers.setdefault(run_id, []).append(Watcher(call, clock.mono_us, until_end))
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -300,13 +308,22 @@ class Shell:
         for session in self.sessions.values():
             if session.waiting is not None and session.waiting.since_us <= old:
                 self._cancel_waiting(session)
-        for run_id, calls in list(self._watchers.items()):
-            if calls[0][1] <= old:
-                self._answer_watchers(run_id)
+        for run_id, watchers in list(self._watchers.items()):
+            if watchers[0].since_us <= old:
+                self._answer_watchers(run_id, patient=True)
 
-    def _answer_watchers(self, run_id: str) -> None:
-        for call, _ in self._watchers.pop(run_id, ()):
-            self._hold(call, views.run_answer(self.engine, run_id))
+    def _answer_watchers(self, run_id: str, patient: bool = False) -> None:
+        """``patient``: also those who wait for the end of the run."""
+        watchers = self._watchers.pop(run_id, None)
+        if watchers is None:
+            return
+        ended = patient or self.engine.runs[run_id].terminal
+        for watcher in watchers:
+            if ended or not watcher.until_end:
+                self._hold(watcher.call, views.run_answer(self.engine, run_id))
+        left = [watcher for watcher in watchers if watcher.until_end and not ended]
+        if left:
+            self._watchers[run_id] = left
 
     def _arm(self, run: Run) -> None:
         self.rearm(run.id)

@@ -1,0 +1,166 @@
+"""A cluster for one benchmark: Ray on this machine, a controller, workers, a fresh file store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+
+from hive_ray.config import Settings
+from hive_ray.control.actor import ControllerActor
+from hive_ray.graph.compiled import (
+    CompiledGraph,
+    EdgeCondition,
+    EdgePlan,
+    NodeKind,
+    NodePlan,
+    encode_graph,
+)
+from hive_ray.names import NAMESPACE, controller_name
+from hive_ray.state.access import open_blobs
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+READY_S = 60.0
+
+
+def settings_for(folder: str, slots: int, workers: int) -> Settings:
+    """Defaults, but for the function pool and a store of its own."""
+    pool = {"kind": "function", "slots": slots, "workers": {"min": workers, "max": workers}, "num_cpus": 0}
+    idle = {"num_cpus": 0, "slots": 1}
+    return Settings.model_validate(
+        {
+            "state": {"url": Path(folder).as_uri()},
+            "pools": {"function": pool, "tool": {"kind": "tool", **idle}, "llm": {"kind": "llm", **idle}},
+            "tools": {"modules": ["benchmarks.noop"]},
+            "observe": {"log_level": "WARNING"},
+        }
+    )
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """A local Ray of our own, ended afterwards."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        namespace=NAMESPACE,
+        configure_logging=False,
+        log_to_driver=bool(os.environ.get("HIVE_BENCH_LOGS")),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Cluster:
+    """A controller and its workers over a fresh folder."""
+
+    def __init__(self, settings: Settings, controller: Any) -> None:
+        self.settings = settings
+        self.controller = controller
+
+    async def ask(self, *requests: Any) -> list[Any]:
+        """Send one batch; the answers' values.
+
+        Raises:
+            RuntimeError: the controller refused.
+        """
+        answers = _decode(await self.controller.ask.remote(_encode(requests)))
+        refused = [answer["refused"] for answer in answers if answer["refused"]]
+        if refused:
+            raise RuntimeError(refused[0]["message"])
+        return [answer["value"] for answer in answers]
+
+    async def standing(self) -> dict[str, Any]:
+        return _decode(await self.controller.standing.remote())
+
+    def add_graph(self, graph: CompiledGraph) -> None:
+        open_blobs(self.settings).put_graph(graph.version, encode_graph(graph))
+
+
+@asynccontextmanager
+async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> AsyncIterator[Cluster]:
+    """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="hive-bench-") as state:
+        settings = settings_for(state, slots, workers)
+        controller: Any = ControllerActor.options(  # pyright: ignore[reportAttributeAccessIssue]
+            name=controller_name(0), namespace=NAMESPACE, max_concurrency=10_000, num_cpus=0
+        ).remote(0, settings.model_dump_json().encode(), f"bench-{time.time_ns()}", False)
+        await controller.start.remote()
+        running = Cluster(settings, controller)
+        await _until_ready(running, workers)
+        try:
+            yield running
+        finally:
+            await _end(running)
+
+
+async def _until_ready(running: Cluster, workers: int) -> None:
+    from hive_ray.control.queries import ListWorkers
+
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until:
+        standing = await running.standing()
+        if standing["ready"]:
+            attached = (await running.ask(ListWorkers()))[0]
+            if sum(worker["pool"] == "function" for worker in attached) >= workers:
+                return
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"the cluster is not ready after {READY_S} s: {await running.standing()}")
+
+
+async def _end(running: Cluster) -> None:
+    pools = running.settings.pools
+    names = [f"hive/worker/{name}/{i}" for name, pool in pools.items() for i in range(pool.workers.min)]
+    ray.kill(running.controller)
+    for name in names:
+        ray.kill(ray.get_actor(name, NAMESPACE))
+    until = time.monotonic() + READY_S
+    while any(_exists(name) for name in [controller_name(0), *names]) and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+
+
+def _exists(name: str) -> bool:
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def chain(steps: int) -> CompiledGraph:
+    """``steps`` no-op function nodes in a row."""
+    nodes = tuple(
+        NodePlan(
+            id=f"n{i}",
+            index=i,
+            kind=NodeKind.FUNCTION,
+            pool="function",
+            input_keys=("x",),
+            output_keys=("x",),
+            idempotent=True,
+            function="noop",
+            out_edges=(i,) if i < steps - 1 else (),
+            reached_from=(1 << i) - 1,
+        )
+        for i in range(steps)
+    )
+    edges = tuple(
+        EdgePlan(id=f"e{i}", index=i, source=i, target=i + 1, condition=EdgeCondition.ON_SUCCESS)
+        for i in range(steps - 1)
+    )
+    return CompiledGraph(
+        id="chain", version=f"bench-chain-{steps}", entry=0, nodes=nodes, edges=edges, max_steps=steps
+    )

@@ -1,0 +1,115 @@
+"""Durable steps per second on a real Ray cluster and the file store.
+
+``python -m benchmarks.throughput --in-flight N --runs M --steps K --json`` prints one JSON line a repeat.
+A step is a no-op function with 1 KiB in and out; every run has a budget; a step counts when its outcome
+is durable. Gaps are between the journal times of a run's consecutive steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+import uuid
+from collections import defaultdict
+from typing import Any
+
+from benchmarks.cluster import Cluster, chain, cluster, ray_session
+from hive_ray.control.queries import WatchRun
+from hive_ray.core.commands import Submit
+from hive_ray.core.messages import StepContent
+from hive_ray.core.values import inline
+from hive_ray.state.access import content_codec, open_state
+from hive_ray.state.journal import Journal
+from hive_ray.state.records import read_row
+
+PAYLOAD = "x" * 1024
+
+
+def submission(graph: str) -> Submit:
+    content = StepContent(outputs={"x": inline(PAYLOAD)})
+    return Submit(
+        uuid.uuid4().hex, "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000
+    )
+
+
+async def client(running: Cluster, graph: str, runs: int) -> None:
+    """One run after the other, each to its end."""
+    for _ in range(runs):
+        command = submission(graph)
+        await running.ask(command)
+        view: dict[str, Any] = {"status": ""}
+        while view["status"] not in ("succeeded", "failed"):
+            (view,) = await running.ask(WatchRun(command.run, until_end=True))
+        if view["status"] != "succeeded":
+            raise RuntimeError(f"a run failed: {view['message']}")
+
+
+async def measure(in_flight: int, runs: int, steps: int, slots: int, workers: int) -> dict[str, Any]:
+    """One repeat on a fresh store."""
+    async with cluster(slots, workers) as running:
+        graph = chain(steps)
+        running.add_graph(graph)
+        await client(running, graph.version, 2)
+        before = await running.standing()
+        started = time.perf_counter()
+        each = [runs // in_flight + (i < runs % in_flight) for i in range(in_flight)]
+        await asyncio.gather(*(client(running, graph.version, count) for count in each))
+        elapsed_s = time.perf_counter() - started
+        after = await running.standing()
+        gaps = step_gaps_ms(running)
+    done = after["counters"]["steps"] - before["counters"]["steps"]
+    return {
+        "in_flight": in_flight,
+        "runs": runs,
+        "steps": done,
+        "steps_per_s": round(done / elapsed_s, 1),
+        "step_gap_ms_p50": round(statistics.median(gaps), 3),
+        "step_gap_ms_p99": round(statistics.quantiles(gaps, n=100)[98], 3),
+        "commits": after["counters"]["commits"] - before["counters"]["commits"],
+        "exchanges": after["counters"]["exchanges"] - before["counters"]["exchanges"],
+        "bytes": after["counters"]["bytes"] - before["counters"]["bytes"],
+        "controller_cpu_us_per_step": round((after["cpu_s"] - before["cpu_s"]) / done * 1e6, 1),
+    }
+
+
+def step_gaps_ms(running: Cluster) -> list[float]:
+    """Milliseconds between the durable ends of consecutive steps of a run."""
+    codec = content_codec(running.settings)
+    last: dict[str, int] = {}
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for segment in Journal(open_state(running.settings), 0).read_segments():
+        for row in segment.columns.rows():
+            if row.kind != "StepSucceeded" or read_row(segment.name, row, codec) is None:
+                continue
+            if row.run in last:
+                gaps[row.run].append((row.time_us - last[row.run]) / 1000)
+            last[row.run] = row.time_us
+    return [gap for of_run in gaps.values() for gap in of_run]
+
+
+async def repeat(options: argparse.Namespace) -> None:
+    for number in range(options.repeats):
+        slots = max(options.slots or options.in_flight, 1)
+        result = await measure(options.in_flight, options.runs, options.steps, slots, options.workers)
+        print(json.dumps({"repeat": number, **result}) if options.json else result, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--in-flight", type=int, default=256)
+    parser.add_argument("--runs", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=0, help="slots a worker; by default as many as in flight")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with ray_session():
+        asyncio.run(repeat(options))
+
+
+if __name__ == "__main__":
+    main()
