@@ -160,7 +160,12 @@ def _list(reader: _Reader, data: Object, key: str, place: str) -> list[Json]:
 def _refuse_unknown(reader: _Reader, place: str, data: Mapping[str, Json], known: frozenset[str]) -> None:
     for key in data:
         if key not in known:
-            reader.fault(f"{place}{key}", "unknown key", nearest(str(key), known))
+            reader.fault(f"{place}{_shown(key)}", "unknown key", nearest(str(key), known))
+
+
+def _shown(name: Json, fallback: str = "''") -> str:
+    """A key or id as part of a place: text of readable length, or else the fallback."""
+    return name[:80] if isinstance(name, str) and name else fallback
 
 
 def _node(reader: _Reader, data: Json, graph_place: str, index: int, depth: int) -> Object:
@@ -168,7 +173,7 @@ def _node(reader: _Reader, data: Json, graph_place: str, index: int, depth: int)
         reader.fault(f"{graph_place}nodes[{index}]", "is not an object", "a node has 'id' and 'node_type'")
         return {}
     node = _renamed(cast("Mapping[str, Json]", data), _NODE_ALIASES)
-    place = f"{graph_place}nodes.{node.get('id', f'[{index}]')}."
+    place = f"{graph_place}nodes.{_shown(node.get('id'), f'[{index}]')}."
     _refuse_unknown(reader, place, node, frozenset(NodeSpec.model_fields) | _DROPPED_NODE_KEYS)
     node = {key: value for key, value in node.items() if key in NodeSpec.model_fields and value is not None}
     if "id" not in node:
@@ -273,7 +278,7 @@ def _edge(reader: _Reader, data: Json, graph_place: str, index: int) -> Object:
         reader.fault(f"{graph_place}edges[{index}]", "is not an object", "an edge has 'source' and 'target'")
         return {}
     edge = _renamed(cast("Mapping[str, Json]", data), _EDGE_ALIASES)
-    place = f"{graph_place}edges.{edge.get('id') or f'[{index}]'}."
+    place = f"{graph_place}edges.{_shown(edge.get('id'), f'[{index}]')}."
     _refuse_unknown(reader, place, edge, frozenset(EdgeSpec.model_fields) | _DROPPED_EDGE_KEYS)
     edge = {key: value for key, value in edge.items() if key in EdgeSpec.model_fields and value is not None}
     condition = edge.get("condition")
@@ -319,17 +324,17 @@ def _is_start(edge: Object, ids: Sequence[Json]) -> bool:
 def _take_start(reader: _Reader, graph: Object, edge: Object, place: str) -> None:
     if edge.get("source", _START) != _START:
         problem = "'on_start' on an edge that does not leave START"
-        reader.fault(f"{place}edges.{edge.get('id')}.condition", problem, "use on_success or always")
+        reader.fault(f"{place}edges.{_shown(edge.get('id'))}.condition", problem, "use on_success or always")
     elif graph.setdefault("entry_node", edge.get("target")) != edge.get("target"):
         problem = f"a second entry: the graph already starts at '{graph['entry_node']}'"
-        reader.fault(f"{place}edges.{edge.get('id')}", problem, "start at one node and fan out from there")
+        reader.fault(f"{place}edges.{_shown(edge.get('id'))}", problem, "start at one node and fan out from there")
 
 
 def _take_end(reader: _Reader, graph: Object, edge: Object, place: str) -> None:
     if edge.get("condition") not in ("always", "on_success") or edge.get("condition_expr"):
         problem = "an edge to END with a condition"
         reader.fault(
-            f"{place}edges.{edge.get('id')}", problem, "leave it out: a run ends when no edge matches"
+            f"{place}edges.{_shown(edge.get('id'))}", problem, "leave it out: a run ends when no edge matches"
         )
         return
     terminal = graph.setdefault("terminal_nodes", [])

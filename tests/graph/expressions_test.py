@@ -211,7 +211,9 @@ NUMERIC = ("n", "m")
 TEXTS = st.text("abTrue 1\"'\\é", max_size=6)
 NUMBERS = st.one_of(st.booleans(), st.integers(-99, 99), st.floats(-99, 99).map(lambda x: round(x, 2)))
 SCALARS = st.one_of(st.none(), NUMBERS, TEXTS, st.sampled_from(["true", "None", "PASS", "12", "-3", "1.5"]))
-VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.sampled_from("xyz"), SCALARS, max_size=1))
+VALUES = st.one_of(
+    SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.sampled_from("xyz"), SCALARS, max_size=1)
+)
 
 
 def _literals() -> st.SearchStrategy[str]:
@@ -227,7 +229,9 @@ def _numeric(depth: int) -> st.SearchStrategy[str]:
         leaves,
         st.builds("({} {} {})".format, inner, st.sampled_from("+-*/%"), inner),
         inner.map("(-{})".format),
-        st.builds("{}({})".format, st.sampled_from(["int", "float", "len"]), st.one_of(inner, _text(depth - 1))),
+        st.builds(
+            "{}({})".format, st.sampled_from(["int", "float", "len"]), st.one_of(inner, _text(depth - 1))
+        ),
     )
 
 
@@ -256,7 +260,9 @@ def _boolean(depth: int) -> st.SearchStrategy[str]:
     leaves = st.one_of(
         st.builds("({} {} {})".format, values, comparisons, values),
         st.builds("({} {} {} {} {})".format, values, comparisons, values, comparisons, values),
-        st.builds("({} {} {})".format, values, st.sampled_from(["in", "not in"]), st.one_of(values, lists, tuples)),
+        st.builds(
+            "({} {} {})".format, values, st.sampled_from(["in", "not in"]), st.one_of(values, lists, tuples)
+        ),
         st.builds("({} {} None)".format, st.sampled_from(NAMES), st.sampled_from(["is", "is not"])),
         st.builds("bool({})".format, values),
         values,

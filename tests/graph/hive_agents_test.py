@@ -54,7 +54,11 @@ def test_the_customer_support_router_becomes_route_edges():
     routes = {edge.route: ids[edge.target] for edge in graph.edges if edge.condition is EdgeCondition.ROUTE}
     mail = next(edge for edge in graph.edges if edge.id == "e3")
 
-    assert routes == {"technical": "research_technical", "billing": "check_billing", "other": "draft_response"}
+    assert routes == {
+        "technical": "research_technical",
+        "billing": "check_billing",
+        "other": "draft_response",
+    }
     assert graph.expressions[mail.expression].source == "approved == True"
     assert graph.input_keys == ("ticket",)
     assert graph.max_steps == 20
