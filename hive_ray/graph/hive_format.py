@@ -210,7 +210,9 @@ def _kind(reader: _Reader, node: Object, place: str) -> NodeKind | None:
     known = {kind.value: kind for kind in NodeKind} | _KINDS
     kind = known.get(written) if isinstance(written, str) else None
     if kind is None:
-        reader.fault(f"{place}node_type", f"unknown node type {written!r}", nearest(str(written), known))
+        reader.fault(
+            f"{place}node_type", f"unknown node type '{_shown(written)}'", nearest(str(written), known)
+        )
     elif written == "llm" and node.get("tools"):
         return NodeKind.LLM_TOOL_USE
     return kind
@@ -286,7 +288,9 @@ def _edge(reader: _Reader, data: Json, graph_place: str, index: int) -> Object:
         edge["condition"] = "conditional" if edge.get("condition_expr") else "always"
     elif condition != "on_start" and (condition not in _CONDITIONS):
         reader.fault(
-            f"{place}condition", f"unknown condition {condition!r}", nearest(str(condition), _CONDITIONS)
+            f"{place}condition",
+            f"unknown condition '{_shown(condition)}'",
+            nearest(str(condition), _CONDITIONS),
         )
     return edge
 
@@ -327,7 +331,9 @@ def _take_start(reader: _Reader, graph: Object, edge: Object, place: str) -> Non
         reader.fault(f"{place}edges.{_shown(edge.get('id'))}.condition", problem, "use on_success or always")
     elif graph.setdefault("entry_node", edge.get("target")) != edge.get("target"):
         problem = f"a second entry: the graph already starts at '{graph['entry_node']}'"
-        reader.fault(f"{place}edges.{_shown(edge.get('id'))}", problem, "start at one node and fan out from there")
+        reader.fault(
+            f"{place}edges.{_shown(edge.get('id'))}", problem, "start at one node and fan out from there"
+        )
 
 
 def _take_end(reader: _Reader, graph: Object, edge: Object, place: str) -> None:

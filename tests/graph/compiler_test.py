@@ -178,18 +178,45 @@ def test_all_faults_come_at_once():
 
 WARNINGS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([_node("a", F), _node("b", F)], {"entry_node": "a"}, "nodes.b: cannot be reached from the entry"),
-    ([_node("a", F), _node("b", F), _edge("a", "b", condition="on_success")], {"terminal_nodes": ["a"]},
-     "edges.ab: never taken: 'a' is a terminal node"),
-    ([_node("a", F), _node("b", F, input_keys=["k"]), _edge("a", "b")], {}, "nodes.b.input_keys: no node writes 'k'"),
-    ([_node("a", F), _node("b", F), _edge("a", "b", condition_expr="k == 1")], {}, "edges.ab.condition_expr: no node"),
-    ([_node("a", F), _node("b", F), _edge("a", "b"), _edge("b", "a")], {"entry_node": "a"},
-     "nodes.a: a cycle without an exit (a, b)"),
-    ([_node("a", F), _node("b", F, output_keys=["k"]), _node("c", F, output_keys=["k"]), _edge("a", "b"),
-      _edge("a", "c")], {}, "nodes.b.output_keys: 'k' is also written by 'c' on a parallel branch"),
-    ([_node("a", F, nullable_output_keys=["k"])], {}, "nodes.a.nullable_output_keys: 'k' is not an output key"),
+    (
+        [_node("a", F), _node("b", F), _edge("a", "b", condition="on_success")],
+        {"terminal_nodes": ["a"]},
+        "edges.ab: never taken: 'a' is a terminal node",
+    ),
+    (
+        [_node("a", F), _node("b", F, input_keys=["k"]), _edge("a", "b")],
+        {},
+        "nodes.b.input_keys: no node writes 'k'",
+    ),
+    (
+        [_node("a", F), _node("b", F), _edge("a", "b", condition_expr="k == 1")],
+        {},
+        "edges.ab.condition_expr: no node",
+    ),
+    (
+        [_node("a", F), _node("b", F), _edge("a", "b"), _edge("b", "a")],
+        {"entry_node": "a"},
+        "nodes.a: a cycle without an exit (a, b)",
+    ),
+    (
+        [
+            _node("a", F),
+            _node("b", F, output_keys=["k"]),
+            _node("c", F, output_keys=["k"]),
+            _edge("a", "b"),
+            _edge("a", "c"),
+        ],
+        {},
+        "nodes.b.output_keys: 'k' is also written by 'c' on a parallel branch",
+    ),
+    (
+        [_node("a", F, nullable_output_keys=["k"])],
+        {},
+        "nodes.a.nullable_output_keys: 'k' is not an output key",
+    ),
     ([_node("a", F, retry_on=["timeot"])], {}, "nodes.a.retry_on: 'timeot' is no failure kind"),
     ([_node("a", node_type="llm_tool_use")], {}, "nodes.a.tools: an llm_tool_use node without tools"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("parts", "fields", "said"), WARNINGS, ids=[said for _, _, said in WARNINGS])
@@ -202,12 +229,21 @@ def test_a_doubtful_graph_is_accepted_with_a_warning(
 
 
 QUIET: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
-    ([_node("a", F), _node("b", F, input_keys=["k"]), _edge("a", "b")],
-     {"input_schema": {"properties": {"k": {}}}}),
-    ([_node("a", F, output_keys=["v"]), _node("b", F, input_keys=["k"]), _edge("a", "b", input_mapping={"k": "v"})], {}),
+    (
+        [_node("a", F), _node("b", F, input_keys=["k"]), _edge("a", "b")],
+        {"input_schema": {"properties": {"k": {}}}},
+    ),
+    (
+        [
+            _node("a", F, output_keys=["v"]),
+            _node("b", F, input_keys=["k"]),
+            _edge("a", "b", input_mapping={"k": "v"}),
+        ],
+        {},
+    ),
     ([_node("a", F, output_keys=["go"]), _edge("a", "a", condition_expr="go")], {"entry_node": "a"}),
     ([_node("a", client_facing=True), _node("b", F), _edge("a", "b"), _edge("b", "a")], {"entry_node": "a"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("parts", "fields"), QUIET)
@@ -240,8 +276,12 @@ def test_a_node_takes_its_terms_from_the_environment():
 def test_defaults_follow_the_kind():
     """Functions and tools are not idempotent unless declared, LLM calls are; 30, 60 and 120 seconds."""
     parts = (
-        _node("a", F), _node("b", node_type="tool", tool="t"), _node("c", LLM), _edge("a", "b"), _edge("b", "c")
-    )  # fmt: skip
+        _node("a", F),
+        _node("b", node_type="tool", tool="t"),
+        _node("c", LLM),
+        _edge("a", "b"),
+        _edge("b", "c"),
+    )
     terms = [(node.pool, node.idempotent, node.timeout_us) for node in _compile(*parts).nodes]
 
     assert terms == [("function", False, 30_000_000), ("tool", False, 60_000_000), ("llm", True, 120_000_000)]
@@ -269,9 +309,12 @@ def test_an_explicit_price_of_nothing_is_a_price():
 def test_routes_become_edges_and_repeated_ones_do_not_double():
     """A declared edge to a route's target is that route; an ``on_failure`` edge stays what it is."""
     parts = (
-        _node("r", routes={"x": "a", "y": "b"}), _node("a", F), _node("b", F),
-        _edge("r", "a", condition="on_success", priority=2), _edge("r", "b", condition="on_failure"),
-    )  # fmt: skip
+        _node("r", routes={"x": "a", "y": "b"}),
+        _node("a", F),
+        _node("b", F),
+        _edge("r", "a", condition="on_success", priority=2),
+        _edge("r", "b", condition="on_failure"),
+    )
 
     edges = _compile(*parts).edges
 
@@ -287,9 +330,14 @@ def test_routes_become_edges_and_repeated_ones_do_not_double():
 def test_masks_follow_what_can_be_taken():
     """A terminal node that succeeds takes no edge, so nothing is reached through it but after failure."""
     parts = (
-        _node("a", F), _node("b", F), _node("c", F), _node("d", F),
-        _edge("a", "b"), _edge("b", "c", condition="on_success"), _edge("b", "d", condition="on_failure"),
-    )  # fmt: skip
+        _node("a", F),
+        _node("b", F),
+        _node("c", F),
+        _node("d", F),
+        _edge("a", "b"),
+        _edge("b", "c", condition="on_success"),
+        _edge("b", "d", condition="on_failure"),
+    )
 
     nodes = _compile(*parts, terminal_nodes=["b"]).nodes
 
@@ -359,9 +407,12 @@ def test_success_criteria_reach_the_prompt():
 
 
 BASE = _data(
-    _node("r", routes={"x": "a", "y": "b"}, system_prompt="choose"), _node("a", F, output_keys=["k"]), _node("b", F),
-    _edge("a", "b", condition_expr="k == 1", input_mapping={"p": "k", "q": "k"}), entry_node="r",
-)  # fmt: skip
+    _node("r", routes={"x": "a", "y": "b"}, system_prompt="choose"),
+    _node("a", F, output_keys=["k"]),
+    _node("b", F),
+    _edge("a", "b", condition_expr="k == 1", input_mapping={"p": "k", "q": "k"}),
+    entry_node="r",
+)
 
 
 def _reversed(value: Any) -> Any:

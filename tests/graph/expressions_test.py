@@ -166,7 +166,7 @@ def test_a_comprehension_over_too_much_ends():
     numbers = "[" + ",".join(["1"] * 200) + "]"
     source = f"{numbers}.all(a, {numbers}.all(b, {numbers}.all(c, a + b + c > 0))) && true"
 
-    with pytest.raises(ExpressionError, match="[Ii]teration budget"):
+    with pytest.raises(ExpressionError, match="budget"):
         _holds(source)
 
 
@@ -292,7 +292,7 @@ def _python(source: str, memory: dict[str, Any]) -> bool | None:
 @given(
     source=_boolean(3),
     memory=st.fixed_dictionaries(
-        {name: VALUES for name in NAMES} | {name: st.one_of(st.none(), NUMBERS) for name in NUMERIC}
+        dict.fromkeys(NAMES, VALUES) | {name: st.one_of(st.none(), NUMBERS) for name in NUMERIC}
     ),
 )
 def test_every_condition_agrees_with_python(source: str, memory: dict[str, Any]):

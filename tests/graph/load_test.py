@@ -74,12 +74,18 @@ SYNTAX = [
     ("g.yaml", "id: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
     ("g.yaml", "a: &a [x]\nb: [" + ", ".join(["*a"] * 200) + "]\n", "too many aliases"),
     ("g.yaml", "a: &a [*a]\n", "too large or too deep"),
-    ("g.yaml", "a: &a [1,1,1,1,1,1,1,1]\n" + "".join(
-        f"{new}: &{new} [" + ",".join([f"*{old}"] * 9) + "]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-    ), "too large or too deep"),
+    (
+        "g.yaml",
+        "a: &a [1,1,1,1,1,1,1,1]\n"
+        + "".join(
+            f"{new}: &{new} [" + ",".join([f"*{old}"] * 9) + "]\n"
+            for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "too large or too deep",
+    ),
     ("g.yaml", "? [a, b]\n: c\n", "not text"),
     ("g.yaml", "", "is not an object"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "text", "said"), SYNTAX)
@@ -115,7 +121,10 @@ FORM = [
     ({"nodes": [3]}, "nodes[0]: is not an object"),
     ({"nodes": [NODE], "egdes": []}, "egdes: unknown key (did you mean 'edges'?)"),
     ({"graph": {"nodes": [NODE]}, "gaol": {}}, "gaol: unknown key (did you mean 'goal'?)"),
-    ({"nodes": [NODE | {"idempotnet": True}]}, "nodes.a.idempotnet: unknown key (did you mean 'idempotent'?)"),
+    (
+        {"nodes": [NODE | {"idempotnet": True}]},
+        "nodes.a.idempotnet: unknown key (did you mean 'idempotent'?)",
+    ),
     ({"nodes": [NODE | {"node_type": "llm_generat"}]}, "did you mean 'llm_generate'?"),
     ({"nodes": [{"node_type": "function"}]}, "nodes[0].id: missing"),
     ({"nodes": [NODE | {"max_retries": "many"}]}, "nodes.a.max_retries"),
@@ -124,19 +133,29 @@ FORM = [
     ({"nodes": [NODE | {"tools": "search"}]}, "nodes.a.tools: Input should be a valid list (write a list)"),
     ({"nodes": [NODE], "edges": {}}, "edges: is not a list"),
     ({"nodes": [NODE], "edges": [{"source": "a"}]}, "target: missing"),
-    ({"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "a", "condition": "on_sucess"}]},
-     "edges.e.condition: unknown condition 'on_sucess' (did you mean 'on_success'?)"),
-    ({"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "END", "condition_expr": "x"}]},
-     "edges.e: an edge to END with a condition"),
-    ({"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "a", "condition": "on_start"}]}, "on_start"),
-    ({"nodes": [NODE], "entry_node": "b", "edges": [{"id": "e", "source": "START", "target": "a"}]}, "second entry"),
+    (
+        {"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "a", "condition": "on_sucess"}]},
+        "edges.e.condition: unknown condition 'on_sucess' (did you mean 'on_success'?)",
+    ),
+    (
+        {"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "END", "condition_expr": "x"}]},
+        "edges.e: an edge to END with a condition",
+    ),
+    (
+        {"nodes": [NODE], "edges": [{"id": "e", "source": "a", "target": "a", "condition": "on_start"}]},
+        "on_start",
+    ),
+    (
+        {"nodes": [NODE], "entry_node": "b", "edges": [{"id": "e", "source": "START", "target": "a"}]},
+        "second entry",
+    ),
     ({"nodes": [NODE | {"subgraph": "other.json"}]}, "nodes.a.subgraph: is not a graph"),
     ({"nodes": [NODE | {"routes": {"k": 3}}]}, "nodes.a.routes.k"),
     ({"nodes": [NODE | {"system_prompt": "\ud800"}]}, "surrogate"),
     ({"nodes": [NODE | {"temperature": float("inf")}]}, "not finite"),
     ({"nodes": [NODE | {"output_schema": {"a": b"x"}}]}, "type bytes"),
     ({"nodes": [NODE | {"output_schema": {1: {}}}]}, "a key of type int"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("data", "said"), FORM, ids=[said for _, said in FORM])

@@ -29,27 +29,58 @@ VALID: dict[str, Any] = {
         "budget": {"budget_usd": 0.5, "deadline_s": "1h"},
         "loop_config": {"max_iterations": 5},
         "nodes": [
-            {"id": "triage", "node_type": "router", "routes": {"a": "work", "b": "loop"}, "output_keys": ["category"]},
-            {"id": "work", "type": "llm", "prompt": "Use {{ticket}}. output_keys: [findings]", "tools": ["search"]},
-            {"id": "loop", "node_type": "event_loop", "output_schema": {"n": {"type": "number", "required": True}},
-             "output_keys": ["n"], "success_criteria": "n is set", "retry": {"base_s": 1}, "retry_on": ["timeout"]},
-            {"id": "each", "map_over": "findings", "output_keys": ["results"],
-             "body": {"node_type": "function", "function": "f"}},
-            {"id": "review", "node_type": "human_input", "output_keys": ["approved"],
-             "approval": {"form": {"type": "object"}, "owner": "x"}},
+            {
+                "id": "triage",
+                "node_type": "router",
+                "routes": {"a": "work", "b": "loop"},
+                "output_keys": ["category"],
+            },
+            {
+                "id": "work",
+                "type": "llm",
+                "prompt": "Use {{ticket}}. output_keys: [findings]",
+                "tools": ["search"],
+            },
+            {
+                "id": "loop",
+                "node_type": "event_loop",
+                "output_schema": {"n": {"type": "number", "required": True}},
+                "output_keys": ["n"],
+                "success_criteria": "n is set",
+                "retry": {"base_s": 1},
+                "retry_on": ["timeout"],
+            },
+            {
+                "id": "each",
+                "map_over": "findings",
+                "output_keys": ["results"],
+                "body": {"node_type": "function", "function": "f"},
+            },
+            {
+                "id": "review",
+                "node_type": "human_input",
+                "output_keys": ["approved"],
+                "approval": {"form": {"type": "object"}, "owner": "x"},
+            },
             {"node_id": "mail", "node_type": "tool_call", "tools": ["send_email"], "timeout": "10s"},
         ],
         "edges": [
             {"id": "e0", "source": "START", "target": "triage", "condition": "on_start"},
             {"edge_id": "e1", "source": "work", "target": "each", "condition": "on_success"},
-            {"id": "e2", "source": "loop", "target": "each", "condition": "conditional", "condition_expr": "n > 3"},
+            {
+                "id": "e2",
+                "source": "loop",
+                "target": "each",
+                "condition": "conditional",
+                "condition_expr": "n > 3",
+            },
             {"id": "e3", "source": "each", "target": "review", "input_mapping": {"x": "output.results"}},
             {"id": "e4", "source": "review", "target": "mail", "condition_expr": "approved == True"},
             {"id": "e5", "source": "mail", "target": "END", "condition": "always"},
         ],
     },
     "goal": {"id": "goal", "success_criteria": []},
-}  # fmt: skip
+}
 
 PLACE = CompileEnvironment(models={"m": ModelInfo(1, 1)}, default_model="m", tools={"search": ToolInfo()})
 
@@ -72,9 +103,16 @@ KEYS = sorted(
     {str(path[-1]) for path in PATHS if isinstance(path[-1], str)} | {"body", "subgraph", "START", "END", ""}
 )
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-3, 3), st.floats(), st.text(max_size=8),
-    st.sampled_from([*KEYS, "route", "router", "map", "gcu", "llm", "x == ", "x && !y", "((((", "a.b", "1h", "e1"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        [*KEYS, "route", "router", "map", "gcu", "llm", "x == ", "x && !y", "((((", "a.b", "1h", "e1"]
+    ),
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
