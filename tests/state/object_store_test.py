@@ -141,8 +141,10 @@ def test_journal_commits_through_lost_answers_over_http(proxy: Proxy, owner: Own
     assert [segment.header.nonce for segment in Journal(store, 0).read_segments()] == ["a", "a"]
 
 
-def test_a_large_create_is_one_conditional_request(proxy: Proxy):
-    """A multipart upload would not be conditional."""
-    _store(proxy, "large").create("a", bytes(12 * 1024 * 1024))
+def test_a_large_write_is_one_request(proxy: Proxy):
+    """A multipart upload is not conditional, and leaves its pieces behind when it is cut off."""
+    store = _store(proxy, "large")
+    store.create("a", bytes(12 * 1024 * 1024))
+    store.put("b", bytes(12 * 1024 * 1024))
 
-    assert proxy.requests == ["PUT"]
+    assert proxy.requests == ["PUT", "PUT"]

@@ -134,6 +134,39 @@ def test_writes_space_and_objects_stay_bounded():
     forget_memory("bounded")
 
 
+def test_part_of_which_less_than_half_is_live_is_rewritten():
+    """Its live rest moves into the next snapshot's part, and nothing points to it any more."""
+    store = MemoryStore("sparse")
+    items = {f"k{n}": Item(1, os.urandom(1_000)) for n in range(10)}
+    one = take(store, 1, items, [], None)
+    half = take(store, 2, {}, ["k0", "k1", "k2", "k3", "k4"], one.manifest)
+    less = take(store, 3, {}, ["k5"], half.manifest)
+
+    assert list(half.manifest.parts) == list(one.manifest.parts)
+    assert not set(less.manifest.parts) & set(one.manifest.parts)
+    snapshot = load_latest(store, 0)
+    assert snapshot is not None
+    assert snapshot.items == {key: items[key] for key in ("k6", "k7", "k8", "k9")}
+    forget_memory("sparse")
+
+
+def test_small_parts_are_joined():
+    """Runs that wait for ever leave one part each snapshot: recovery still reads few objects."""
+    store = MemoryStore("joined")
+    manifest: Manifest | None = None
+    written = 0
+    for number in range(1, 301):
+        changes = {f"run-{number}": Item(number, os.urandom(1_000))}
+        finished = take(store, number, changes, [], manifest)
+        manifest = finished.manifest
+        written += sum(len(data) for _, data in finished.objects[:-1])
+
+    assert manifest is not None and len(manifest.places) == 300
+    assert len(manifest.parts) <= MAX_PARTS + 1
+    assert written <= 4 * 300 * 1_000
+    forget_memory("joined")
+
+
 def test_item_added_twice_and_dropped_in_one_snapshot(store: Store):
     """The last word counts, also across a part that was closed in between."""
     writer = SnapshotWriter(SnapshotHeader(0, 1, 10, 1), None)

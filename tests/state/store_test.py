@@ -127,7 +127,17 @@ class Forgetful(MemoryStore):
         super().create("lost/x", data)
 
 
-@pytest.mark.parametrize("kind", [Overwriting, Forgetful])
+class Lying(MemoryStore):
+    """A store that refuses the second create and writes it all the same."""
+
+    def create(self, name: str, data: bytes) -> None:
+        there = name in self.list("")
+        self.put(name, data)
+        if there:
+            raise AlreadyExists(name)
+
+
+@pytest.mark.parametrize("kind", [Overwriting, Forgetful, Lying])
 def test_store_that_cannot_carry_a_journal_is_refused(kind: type[MemoryStore]):
     """The probe sees a second create that is let through, and a write that is gone."""
     bad = kind("refused")
