@@ -85,6 +85,10 @@ class Executor:
         self._gateway = gateway or LlmGateway(settings.models, config.resolve)
         self._mcp = McpTools(settings, config.resolve)
 
+    async def warm(self) -> None:
+        """Get ready for LLM steps; takes seconds, for the imports. Workers of other kinds skip it."""
+        await self._gateway.warm()
+
     async def close(self) -> None:
         """End the MCP sessions of this process."""
         await self._mcp.close()

@@ -7,6 +7,7 @@ pays for them. The SDKs' own retries are off; whether to try again is the contro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -130,6 +131,15 @@ class LlmGateway:
             error.usage, error.cost_nanousd = usage, connected.cost_nanousd(response, limits)
             raise
         return Answer(message, usage, connected.cost_nanousd(response, limits), data)
+
+    async def warm(self) -> None:
+        """Import and connect what is configured, so that no step's time pays for it.
+
+        A model that cannot be connected now says so in its first step.
+        """
+        for name in self._models:
+            with contextlib.suppress(StepError):
+                await self._connection(name)
 
     async def _connection(self, name: str) -> _Connected:
         known = self._connected.get(name)

@@ -100,7 +100,7 @@ class McpSession:
             await self._drop()
             retrying = tenacity.AsyncRetrying(
                 stop=tenacity.stop_after_attempt(CONNECT_ATTEMPTS),
-                wait=tenacity.wait_exponential_jitter(initial=0.2, max=2.0),
+                wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2.0),
                 # A command that cannot start now will not start in a second; a URL may.
                 retry=tenacity.retry_if_exception(lambda _error: self.settings.url is not None),
                 reraise=True,
