@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hive_ray.graph.compiled import EdgeCondition, EdgePlan, NodeKind, NodePlan
 from hive_ray.graph.findings import Findings
 from hive_ray.graph.reachability import cycles, members, reachable
 from hive_ray.graph.spec import GraphSpec
 from hive_ray.graph.tables import Tables
+
+COMPARISONS_LIMIT = 20_000
+"""Comparisons of parallel branches in one graph: advice must not cost more than acceptance."""
 
 _PLAIN = (EdgeCondition.ALWAYS, EdgeCondition.ON_SUCCESS)
 
@@ -60,8 +63,9 @@ def _unwritten_keys(
     known = {key for node in nodes for key in node.output_keys} | _input_names(spec, nodes[entry].input_keys)
     mapped = {(edge.target, name) for edge in edges for name, _ in edge.input_mapping}
     remedy = "give it with the input, or write it before"
+    delegated = {name for node in spec.nodes for name in node.sub_agents}
     for node in nodes:
-        for key in node.input_keys:
+        for key in () if node.id in delegated else node.input_keys:
             if key not in known and (node.index, key) not in mapped:
                 findings.warn(f"nodes.{node.id}.input_keys", f"no node writes '{key}'", remedy)
     for edge in edges:
@@ -72,8 +76,9 @@ def _unwritten_keys(
 
 def _unwritten_facts(spec: GraphSpec, nodes: Sequence[NodePlan], tables: Tables, findings: Findings) -> None:
     known = tables.keys | _input_names(spec, ())
+    by_source = {expression.source: expression for expression in tables.expressions}
     for edge in spec.edges:
-        used = next((item for item in tables.expressions if item.source == edge.condition_expr), None)
+        used = by_source.get(edge.condition_expr or "")
         roots = [tables.facts[index][0] for index in used.facts] if used else []
         for root in dict.fromkeys(roots):
             if root not in known:
@@ -110,25 +115,39 @@ def _is_plain(edge: EdgePlan) -> bool:
 def _parallel_writes(
     nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], masks: Sequence[int], findings: Findings
 ) -> None:
-    warned: set[tuple[int, int, str]] = set()
+    writers = _writers(nodes)
+    pairs = itertools.islice(_branch_pairs(nodes, edges), COMPARISONS_LIMIT // max(len(writers), 1))
+    clashes = [_clashes(writers, reachable(masks, left), reachable(masks, right)) for left, right in pairs]
+    for clash in dict.fromkeys(itertools.chain.from_iterable(clashes)):
+        _warn_clash(nodes, clash, findings)
+
+
+def _writers(nodes: Sequence[NodePlan]) -> dict[str, int]:
+    """Mask of the nodes that write a key, for keys with more than one."""
+    writers: dict[str, int] = {}
+    for node in nodes:
+        for key in node.output_keys:
+            writers[key] = writers.get(key, 0) | 1 << node.index
+    return {key: mask for key, mask in writers.items() if mask.bit_count() > 1}
+
+
+def _branch_pairs(nodes: Sequence[NodePlan], edges: Sequence[EdgePlan]) -> Iterator[tuple[int, int]]:
+    """Pairs of nodes that one node starts at the same time."""
     for node in nodes:
         plain = [edges[index] for index in node.out_edges if _is_plain(edges[index])]
         highest = max((edge.priority for edge in plain), default=0)
         targets = sorted({edge.target for edge in plain if edge.priority == highest})
-        for left, right in itertools.combinations(targets, 2):
-            for clash in _clashes(nodes, reachable(masks, left), reachable(masks, right)):
-                if clash not in warned:
-                    warned.add(clash)
-                    _warn_clash(nodes, clash, findings)
+        yield from itertools.combinations(targets, 2)
 
 
-def _clashes(nodes: Sequence[NodePlan], left: int, right: int) -> list[tuple[int, int, str]]:
-    """Writers of one key, each on one branch only."""
+def _clashes(writers: Mapping[str, int], left: int, right: int) -> list[tuple[int, int, str]]:
+    """For each key: its first writer on one branch only, and its first on the other only."""
     found: list[tuple[int, int, str]] = []
-    for first in members(left & ~right):
-        for second in members(right & ~left):
-            shared = set(nodes[first].output_keys) & set(nodes[second].output_keys)
-            found += [(min(first, second), max(first, second), key) for key in sorted(shared)]
+    for key, mask in writers.items():
+        ours, theirs = mask & left & ~right, mask & right & ~left
+        if ours and theirs:
+            first, second = next(members(ours)), next(members(theirs))
+            found.append((min(first, second), max(first, second), key))
     return found
 
 

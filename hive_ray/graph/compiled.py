@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,14 @@ FACT_LIMIT_BYTES = 1024
 
 TOO_LARGE = "\u0000too-large"
 """Stands for a fact longer than ``FACT_LIMIT_BYTES``; no usable fact contains a NUL."""
+
+
+if TYPE_CHECKING:
+    Mask = int
+else:
+
+    class Mask(int):
+        """A set of node indices as bits; bytes on the wire, since msgpack's integers end at 64 bits."""
 
 
 class NodeKind(StrEnum):
@@ -158,7 +166,7 @@ class NodePlan(msgspec.Struct, frozen=True):
     terminal: bool = False
     out_edges: tuple[int, ...] = ()
     """Indices of edges that leave, in declaration order."""
-    reached_from: int = 0
+    reached_from: Mask = Mask(0)
     """Bitmask of the nodes from which this one can be reached over one edge or more."""
 
 
@@ -239,8 +247,20 @@ def extract_facts(graph: CompiledGraph, values: Mapping[str, Json]) -> dict[str,
     return found
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(CompiledGraph)
+def _mask_to_bytes(value: object) -> bytes:
+    if not isinstance(value, Mask):
+        raise NotImplementedError(f"{type(value).__name__} in a compiled graph")
+    return value.to_bytes((value.bit_length() + 7) // 8, "little")
+
+
+def _mask_from_bytes(kind: type, value: object) -> Mask:
+    if not isinstance(value, bytes | int):
+        raise ValueError(f"{kind.__name__} from {type(value).__name__}")
+    return Mask(value if isinstance(value, int) else int.from_bytes(value, "little"))
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_mask_to_bytes)
+_decoder = msgspec.msgpack.Decoder(CompiledGraph, dec_hook=_mask_from_bytes)
 
 
 def encode_graph(graph: CompiledGraph) -> bytes:

@@ -14,15 +14,15 @@ import msgspec
 
 from hive_ray.errors import GraphError
 from hive_ray.graph.advice import warn_about
-from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, NodePlan
+from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, Mask, NodePlan, encode_graph
 from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ModelInfo, ToolInfo
 from hive_ray.graph.findings import Finding, Findings, Severity
 from hive_ray.graph.hive_format import SUBGRAPH_DEPTH_LIMIT
 from hive_ray.graph.node_plans import NodeContext, plan_node
-from hive_ray.graph.reachability import reached_from
-from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
+from hive_ray.graph.reachability import reachable, reached_from
+from hive_ray.graph.spec import GraphSpec, nearest
 from hive_ray.graph.tables import Tables
-from hive_ray.graph.wiring import plan_edges
+from hive_ray.graph.wiring import decided_edges, plan_edges
 
 __all__ = [
     "CompileEnvironment", "Finding", "FunctionInfo", "ModelInfo", "Severity", "ToolInfo",
@@ -56,7 +56,7 @@ def lint(spec: GraphSpec, environment: CompileEnvironment = _ANYTHING) -> list[F
 def content_hash(graph: CompiledGraph) -> str:
     """Hex SHA-256 of what a graph does; nested graphs enter through their own hashes."""
     content = msgspec.structs.replace(graph, version="", name="", subgraphs=())
-    return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
+    return hashlib.sha256(encode_graph(content)).hexdigest()
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def _compile(
     tables = Tables(_memory_keys(spec))
     edges = plan_edges(spec, positions, tables, findings)
     bodies = _Bodies(environment, findings, depth)
-    context = NodeContext(spec, environment, findings, edges, bodies.compile)
+    context = NodeContext(spec, environment, findings, decided_edges(edges), bodies.compile)
     nodes = [plan_node(node, index, context) for index, node in enumerate(spec.nodes)]
     entry = _entry(spec, positions, edges, findings)
     terminal = _terminal(spec, positions, edges, findings)
@@ -169,7 +169,7 @@ def _wired(
             node,
             terminal=node.index in last,
             out_edges=tuple(leaving[node.index]),
-            reached_from=masks[node.index],
+            reached_from=Mask(masks[node.index]),
         )
         for node in nodes
     )
@@ -192,20 +192,24 @@ def _assembled(
         deadline_us=round(deadline_s * 1_000_000),
         budget_nanousd=-1 if limit is None else int(limit * 1_000_000_000),
         identity_prompt=spec.identity_prompt, continuous=spec.conversation_mode == "continuous",
-        subgraphs=tuple(bodies.values()), name=spec.name, input_keys=input_keys(spec.nodes, edges),
+        subgraphs=tuple(bodies.values()), name=spec.name, input_keys=_input_keys(spec, entry, nodes, edges),
     )  # fmt: skip
     return msgspec.structs.replace(graph, version=content_hash(graph))
 
 
-def input_keys(nodes: Sequence[NodeSpec], edges: Sequence[EdgePlan]) -> tuple[str, ...]:
-    """Keys that a node reads and no node writes, in the order of the nodes: the run's input brings them."""
-    written = {key for node in nodes for key in node.output_keys}
+def _input_keys(
+    spec: GraphSpec, entry: int, nodes: Sequence[NodePlan], edges: Sequence[EdgePlan]
+) -> tuple[str, ...]:
+    """Keys that are read on the way and that no node writes, in the order of the nodes."""
+    found = reachable([node.reached_from for node in nodes], entry)
+    written = {key for node in spec.nodes for key in node.output_keys}
     mapped = {(edge.target, name) for edge in edges for name, _ in edge.input_mapping}
-    sources = [key for edge in edges for _, key in edge.input_mapping]
     read = [
         key
-        for index, node in enumerate(nodes)
-        for key in (*node.input_keys, *([node.map_over] if node.map_over else []))
-        if (index, key) not in mapped
+        for node in nodes
+        if found >> node.index & 1
+        for key in node.input_keys
+        if (node.index, key) not in mapped
     ]
+    sources = [key for edge in edges if found >> edge.source & 1 for _, key in edge.input_mapping]
     return tuple(dict.fromkeys(key for key in (*read, *sources) if key not in written))

@@ -40,7 +40,7 @@ _DROPPED_NODE_KEYS = frozenset(
 )
 _DROPPED_EDGE_KEYS = frozenset(("metadata", "created_at"))
 
-_NODE_ALIASES = {"node_id": "id", "type": "node_type", "timeout": "timeout_s"}
+_NODE_ALIASES = {"node_id": "id", "type": "node_type", "timeout": "timeout_s", "tool_name": "tool"}
 _EDGE_ALIASES = {
     "edge_id": "id",
     "from": "source",
@@ -297,13 +297,21 @@ def _edge(reader: _Reader, data: Json, graph_place: str, index: int) -> Object:
 
 def _name_edges(edges: list[Object]) -> None:
     """Edges without an id are named after their ends, counted where that is not enough."""
-    taken = [edge.get("id") for edge in edges]
+    taken = {edge["id"] for edge in edges if isinstance(edge.get("id"), str)}
+    numbers: dict[str, int] = {}
     for edge in edges:
         if edge and "id" not in edge:
-            wanted = f"{edge.get('source', '?')}-to-{edge.get('target', '?')}"
-            names = (wanted, *(f"{wanted}-{number}" for number in range(2, len(edges) + 2)))
-            edge["id"] = next(name for name in names if name not in taken)
-            taken.append(edge["id"])
+            wanted = f"{_shown(edge.get('source'))}-to-{_shown(edge.get('target'))}"
+            edge["id"] = _free_name(wanted, taken, numbers)
+            taken.add(edge["id"])
+
+
+def _free_name(wanted: str, taken: set[str], numbers: dict[str, int]) -> str:
+    name = wanted
+    while name in taken:
+        numbers[wanted] = numbers.get(wanted, 1) + 1
+        name = f"{wanted}-{numbers[wanted]}"
+    return name
 
 
 _CONDITIONS = tuple(condition.value for condition in EdgeCondition if condition is not EdgeCondition.ROUTE)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hive_ray.graph.compiled import (
-    EdgeCondition,
     EdgePlan,
     HumanPlan,
     MapPlan,
@@ -40,7 +40,8 @@ class NodeContext:
     spec: GraphSpec
     environment: CompileEnvironment
     findings: Findings
-    edges: Sequence[EdgePlan]
+    decided: Mapping[int, Sequence[EdgePlan]]
+    """By node: the edges among which a model chooses."""
     compile_body: Callable[[GraphSpec, str], str]
     """Compiles a nested graph found at a place, keeps it, and gives its hash."""
 
@@ -64,7 +65,7 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         timeout_us=work.timeout_us, idempotent=work.idempotent, retry=plan_retry(node, spec, findings),
         max_visits=node.max_node_visits, cost_nanousd=work.cost_nanousd, function=work.function,
         model=_model(node, index, context), tools=_tools(node, context), routes=tuple(sorted(node.routes)),
-        decides=_decides(index, context), client_facing=node.client_facing,
+        decides=index in context.decided, client_facing=node.client_facing,
         max_turns=next(number for number in turns if number is not None),
         human=_human(node, findings), map=_map(node, context), subgraph=_subgraph(node, context),
         prompt=system_prompt(node), instruction=node.prompt,
@@ -137,7 +138,7 @@ def _check_keys(node: NodeSpec, findings: Findings) -> None:
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _input_keys(node: NodeSpec) -> tuple[str, ...]:
@@ -213,16 +214,8 @@ def _check_pool(node: str, pool: str, context: NodeContext) -> None:
         _once(context.findings, f"nodes.{node}.pool", f"no pool '{pool}'", nearest(pool, pools))
 
 
-def _decides(index: int, context: NodeContext) -> bool:
-    return any(_is_decided(edge, index) for edge in context.edges)
-
-
-def _is_decided(edge: EdgePlan, index: int) -> bool:
-    return edge.source == index and edge.condition is EdgeCondition.LLM_DECIDE
-
-
 def _model(node: NodeSpec, index: int, context: NodeContext) -> ModelPlan | None:
-    chosen = [edge for edge in context.edges if _is_decided(edge, index)]
+    chosen = context.decided.get(index, [])
     if node.node_type not in _LLM and not is_llm_router(node) and not chosen:
         return None
     return plan_model(node, context.spec, chosen, context.environment, context.findings)

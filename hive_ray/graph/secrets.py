@@ -24,6 +24,9 @@ _TOKEN = re.compile(
 _KEY = re.compile(
     r"(?:^|[_-])(?:api[_-]?key|password|passwd|token|secret|private[_-]?key|access[_-]?key)$", re.IGNORECASE
 )
+_NAMES_OF_KEYS = ("routes", "input_mapping")
+"""Objects whose keys name routes and memory keys: ``{"reset_password": "reset"}`` holds no secret."""
+
 _REFERENCE = re.compile(r"^(?:env|file|vault):\S+$")
 _REMEDY = "name it by reference in hive.yaml: env:NAME, file:NAME or vault:PATH"
 
@@ -43,7 +46,9 @@ def literal_secrets(data: Any, place: str = "") -> Iterator[Fault]:
 def _in_object(data: Mapping[Any, Any], place: str) -> Iterator[Fault]:
     for key, value in data.items():
         inner = f"{place}.{key}" if place else str(key)
-        if isinstance(value, str) and _KEY.search(str(key)) and value and not _REFERENCE.match(value):
+        if key in _NAMES_OF_KEYS and isinstance(value, Mapping):
+            yield from literal_secrets(list(cast("Mapping[Any, Any]", value).values()), inner)
+        elif isinstance(value, str) and _KEY.search(str(key)) and value and not _REFERENCE.match(value):
             yield Fault(inner, "a literal secret (by the name of its key)", _REMEDY)
         else:
             yield from literal_secrets(value, inner)

@@ -22,6 +22,9 @@ NAME_LIMIT = 200
 
 NODES_LIMIT = 2000
 EDGES_LIMIT = 10_000
+LIST_LIMIT = 1000
+"""Entries of one list of keys, tools or routes."""
+
 TEXT_LIMIT = 1_000_000
 """Characters of one prompt or description."""
 
@@ -42,6 +45,7 @@ def parse_seconds(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+Names = Annotated[list[Name], Field(max_length=LIST_LIMIT)]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
@@ -59,7 +63,7 @@ class RetrySpec(Spec):
     max_retries: int | None = Field(default=None, ge=0, le=100)
     base_s: Seconds = 0.5
     cap_s: Seconds = 30.0
-    retry_on: list[Name] = []
+    retry_on: Names = []
 
 
 class ApprovalSpec(Spec):
@@ -93,17 +97,17 @@ class NodeSpec(Spec):
     node_type: NodeKind
     name: Text = ""
     description: Text = ""
-    input_keys: list[Name] = []
-    output_keys: list[Name] = []
-    nullable_output_keys: list[Name] = []
+    input_keys: Names = []
+    output_keys: Names = []
+    nullable_output_keys: Names = []
     output_schema: dict[str, Any] | None = None
     success_criteria: Text = ""
     # work
     function: Name | None = None
     tool: Name | None = None
-    tools: list[Name] = []
-    routes: dict[Name, Name] = {}
-    sub_agents: list[Name] = []
+    tools: Names = []
+    routes: dict[Name, Name] = Field(default={}, max_length=LIST_LIMIT)
+    sub_agents: Names = []
     # LLM
     model: Name | None = None
     system_prompt: Text = ""
@@ -122,7 +126,7 @@ class NodeSpec(Spec):
     idempotent: bool | None = None
     cost_usd: Usd = Decimal(0)
     max_retries: int | None = Field(default=None, ge=0, le=100)
-    retry_on: list[Name] = []
+    retry_on: Names = []
     retry: RetrySpec | None = None
     max_node_visits: int = Field(default=0, ge=0, le=1_000_000)
     # human
@@ -146,7 +150,7 @@ class EdgeSpec(Spec):
     condition: EdgeCondition = EdgeCondition.ALWAYS
     condition_expr: str | None = None
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
-    input_mapping: dict[Name, str] = {}
+    input_mapping: dict[Name, Text] = Field(default={}, max_length=LIST_LIMIT)
     description: Text = ""
 
 
@@ -159,9 +163,9 @@ class GraphSpec(Spec):
     name: Text = ""
     description: Text = ""
     entry_node: Name | None = None
-    terminal_nodes: list[Name] | None = None
+    terminal_nodes: Annotated[list[Name], Field(max_length=NODES_LIMIT)] | None = None
     """``None``: every node without an edge that leaves."""
-    pause_nodes: list[Name] = []
+    pause_nodes: Names = []
     conversation_mode: Literal["continuous", "isolated"] | None = None
     identity_prompt: Text = ""
     max_steps: int = Field(default=100, ge=1, le=1_000_000)

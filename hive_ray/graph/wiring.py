@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hive_ray.graph.compiled import EdgeCondition, EdgePlan, NodeKind
 from hive_ray.graph.expressions import ExpressionFault, compile_condition
@@ -29,8 +29,9 @@ def plan_edges(
         plan = _declared(edge, len(edges), positions, tables, findings)
         if plan is not None:
             edges.append(_as_route(plan, spec, routes))
+    taken = {edge.id for edge in edges}
     for source, key, target in routes:
-        name = _free_id(f"{source}:{key}", edges)
+        name = f"{source}:{key}" if f"{source}:{key}" not in taken else f"{source}:{key}:route"
         ends = positions[source], positions[target]
         edges.append(EdgePlan(name, len(edges), *ends, EdgeCondition.ROUTE, route=key))
     return edges
@@ -44,11 +45,6 @@ def _check_ids(spec: GraphSpec, findings: Findings) -> None:
                 f"edges.{edge.id}", "a second edge with this id", "give each edge an id of its own"
             )
         seen.add(edge.id)
-
-
-def _free_id(wanted: str, edges: list[EdgePlan]) -> str:
-    taken = {edge.id for edge in edges}
-    return wanted if wanted not in taken else f"{wanted}:route"
 
 
 Route = tuple[str, str, str]
@@ -135,9 +131,13 @@ def _input_mapping(edge: EdgeSpec, findings: Findings) -> tuple[tuple[str, str],
     return tuple(pairs)
 
 
-def deciders(edges: list[EdgePlan]) -> frozenset[int]:
-    """Nodes that choose among their ``llm_decide`` edges."""
-    return frozenset(edge.source for edge in edges if edge.condition is EdgeCondition.LLM_DECIDE)
+def decided_edges(edges: Sequence[EdgePlan]) -> dict[int, list[EdgePlan]]:
+    """By source: the edges among which a model chooses."""
+    found: dict[int, list[EdgePlan]] = {}
+    for edge in edges:
+        if edge.condition is EdgeCondition.LLM_DECIDE:
+            found.setdefault(edge.source, []).append(edge)
+    return found
 
 
 def is_llm_router(node: NodeSpec) -> bool:

@@ -469,6 +469,17 @@ def test_a_compiled_graph_survives_its_encoding():
     assert msgspec.structs.asdict(graph)["version"] == graph.version
 
 
+def test_a_graph_may_have_more_nodes_than_an_integer_has_bits():
+    """Reachability masks of 200 nodes survive the encoding."""
+    nodes = [_node(f"n{index}", F) for index in range(200)]
+    edges = [_edge(f"n{index}", f"n{index + 1}") for index in range(199)]
+
+    graph = decode_graph(encode_graph(_compile(*nodes, *edges)))
+
+    assert graph.nodes[-1].reached_from == (1 << 199) - 1
+    assert graph.nodes[-1].reached_from & 1 << 150
+
+
 def test_equal_bodies_are_kept_once():
     """Two maps over one body share its compiled graph."""
     body = {"node_type": "function", "function": "f"}

@@ -211,6 +211,7 @@ def test_references_and_ordinary_words_are_no_secrets():
         "max_tokens": 5,
         "system_prompt": "ask-for-the-password and desk-lamp-with-many-words",
         "metadata": {"api_key": "env:OPENAI_API_KEY", "token": None},
+        "routes": {"password": "a"},
     }
 
     assert parse_graph({"nodes": [node]}).nodes[0].output_keys == ["next_page_token"]
