@@ -109,7 +109,7 @@ class Executor:
         """Run a synchronous Python step to its end, in the calling thread."""
         begun = _now()
         try:
-            graph = self._graphs(lease.graph)
+            graph = self._graph(lease)
             node = graph.nodes[lease.node]
             inputs = self._decoded(lease.inputs)
             if lease.kind is StepKind.COLLECT:
@@ -154,7 +154,7 @@ class Executor:
         return self._failed(lease, begun or _now(), error)
 
     async def _run(self, lease: Lease, begun: int) -> Outcome:
-        graph = self._graphs(lease.graph)
+        graph = self._graph(lease)
         node = graph.nodes[lease.node]
         inputs = await self._decoded_async(lease.inputs)
         usage, cost = None, _declared_cost(node, lease)
@@ -239,12 +239,19 @@ class Executor:
     async def _tool_schemas(self, names: Iterable[str]) -> tuple[ToolSchema, ...]:
         found: list[ToolSchema] = []
         for name in names:
-            registered = self._registry.tool(name) or self._registry.function(name)
+            registered = self._registry.find("tool", name)
             info: ToolInfo = registered.info if registered is not None else await self._mcp.info(name)
             found.append(ToolSchema(name, info.description, info.schema or {"type": "object"}))
         return tuple(found)
 
     # values
+
+    def _graph(self, lease: Lease) -> CompiledGraph:
+        try:
+            return self._graphs(lease.graph)
+        except StoreError as error:
+            message = f"the graph cannot be read: {error}"
+            raise StepError(FailureKind.TOOL_UNAVAILABLE, message, started=False) from error
 
     def _decoded(self, values: Mapping[str, Value]) -> dict[str, Any]:
         return {k: self._loaded(v) if v.blob else _unpack(v.data) for k, v in values.items()}
@@ -313,8 +320,9 @@ class Executor:
             error = StepError(FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("step failed", exc_info=error, extra={"run_id": lease.run})
+        node = self._known_node(lease)
         kind = error.kind
-        if error.unknown and not self._idempotent(lease):
+        if error.unknown and not _is_idempotent(node, lease):
             kind = FailureKind.OUTCOME_UNKNOWN
         return Outcome(
             lease.run,
@@ -326,21 +334,31 @@ class Executor:
             (_now() - begun) // 1000,
             lease.name,
             error.usage,
-            error.cost_nanousd or self._cost_if_begun(lease, error),
+            error.cost_nanousd or _cost_if_begun(node, lease, error),
             error.retry_after_us,
             error.started,
         )
 
-    def _idempotent(self, lease: Lease) -> bool:
-        node = self._graphs(lease.graph).nodes[lease.node]
-        if node.kind in _LOOPS:
-            return any(plan.name == lease.name and plan.idempotent for plan in node.tools)
-        return node.idempotent
+    def _known_node(self, lease: Lease) -> NodePlan | None:
+        try:
+            return self._graphs(lease.graph).nodes[lease.node]
+        except Exception:  # noqa: BLE001 - a second failure must not hide the one being reported
+            return None
 
-    def _cost_if_begun(self, lease: Lease, error: StepError) -> int:
-        if not error.started or lease.kind is StepKind.LLM or lease.kind is StepKind.DECIDE:
-            return 0
-        return _declared_cost(self._graphs(lease.graph).nodes[lease.node], lease)
+
+def _is_idempotent(node: NodePlan | None, lease: Lease) -> bool:
+    if node is None:
+        return False
+    if node.kind in _LOOPS:
+        return any(plan.name == lease.name and plan.idempotent for plan in node.tools)
+    return node.idempotent
+
+
+def _cost_if_begun(node: NodePlan | None, lease: Lease, error: StepError) -> int:
+    """A tool that began and failed is billed as declared; an LLM only for what its provider reports."""
+    if node is None or not error.started or lease.kind is StepKind.LLM or lease.kind is StepKind.DECIDE:
+        return 0
+    return _declared_cost(node, lease)
 
 
 def _call(registered: Registered, arguments: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ model file is used. Structured output by JSON Schema works on this model, tool c
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -51,7 +52,7 @@ def start(port: int, slots: int = 2) -> Any:
         ConfigError: the extra is missing, or the port is in use.
     """
     try:
-        import xllamacpp
+        xllamacpp: Any = importlib.import_module("xllamacpp")
     except ImportError as error:
         raise ConfigError("local LLM", [Fault("xllamacpp", "is not installed", _INSTALL)]) from error
     try:
@@ -97,11 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=2, help="answers at a time")
     options = parser.parse_args(arguments)
     # Blocked before the server's threads start, so that they inherit it and the wait below gets them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     begun = time.monotonic()
     try:
         server = start(options.port, options.slots)
     except ConfigError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         print(error, file=sys.stderr)
         return 2
     ready = {

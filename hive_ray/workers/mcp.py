@@ -33,7 +33,7 @@ CONNECT_ATTEMPTS = 3
 STDERR_LINES = 20
 """What is kept of a server's last words."""
 IDLE_CHECK_S = 1.0
-"""A session that was silent this long is asked for its tools before a call is trusted to it."""
+"""An HTTP session that was silent this long is asked for its tools before a call is trusted to it."""
 
 Resolve = Callable[[SecretRef], str]
 
@@ -113,9 +113,11 @@ class McpSession:
         """A dead session must be noticed before a call, while nothing can have happened yet."""
         from mcp import MCPError
 
-        if self._task is None or self._task.done():
+        if self._stop.is_set():
             return False
-        if asyncio.get_running_loop().time() - self._used_at < IDLE_CHECK_S:
+        silent_s = asyncio.get_running_loop().time() - self._used_at
+        if self.settings.url is None or silent_s < IDLE_CHECK_S:
+            # The end of a command's output tells that it is gone; a URL must be asked.
             return True
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -164,7 +166,7 @@ class McpSession:
         program, *arguments = self.settings.command
         parameters = StdioServerParameters(command=program, args=arguments, env=self._environment())
         async with _tail(self._stderr) as errlog:
-            yield stdio_client(parameters, errlog=errlog)
+            yield _watched(stdio_client(parameters, errlog=errlog), self._stop)
 
     def _environment(self) -> dict[str, str]:
         environment: dict[str, str] = {}
@@ -370,6 +372,41 @@ def _innermost(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return f"{type(error).__name__}: {error}"
+
+
+@asynccontextmanager
+async def _watched(transport: Any, ended: asyncio.Event) -> AsyncGenerator[Any]:
+    """The same transport; sets ``ended`` when the server's output is at its end."""
+    async with transport as (reading, writing):
+        yield _WatchedStream(reading, ended), writing
+
+
+class _WatchedStream:
+    """A transport's read stream that tells when it ends."""
+
+    def __init__(self, stream: Any, ended: asyncio.Event) -> None:
+        self._stream = stream
+        self._ended = ended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> _WatchedStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self._stream.__anext__()
+        except StopAsyncIteration:
+            self._ended.set()
+            raise
+
+    async def __aenter__(self) -> _WatchedStream:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._stream.__aexit__(*error)
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ class ToolInfo:
     name: str
     description: str = ""
     schema: Mapping[str, Any] | None = None
-    """JSON Schema of the arguments (an object)."""
+    """JSON Schema of the arguments (an object); functions have none."""
     idempotent: bool = False
     timeout_us: int = 60_000_000
     tags: tuple[str, ...] = ()
@@ -148,12 +148,17 @@ class Registered:
             fields[key] = annotation if key in self.required else NotRequired[annotation]
         arguments = cast("Any", TypedDict("Arguments", fields))  # pyright: ignore[reportArgumentType]
         arguments.__pydantic_config__ = ConfigDict(extra="allow" if self.takes_any else "forbid")
-        return TypeAdapter(arguments)
+        try:
+            return TypeAdapter(arguments)
+        except PydanticUserError as error:
+            problem = f"its parameters have no JSON Schema: {str(error).splitlines()[0]}"
+            raise ConfigError("tools", [Fault(f"tools.{self.name}", problem, _ANNOTATE)]) from error
 
     @functools.cached_property
     def info(self) -> ToolInfo:
         d = self.declared
-        schema = cast("dict[str, Any]", _without_titles(self.adapter.json_schema()))
+        # Functions are called with what the graph hands them: nobody reads a schema of theirs.
+        schema = _without_titles(self.adapter.json_schema()) if d.kind == "tool" else None
         return ToolInfo(
             d.name, inspect.getdoc(self.fn) or "", schema, d.idempotent, d.timeout_us, d.tags, d.kind
         )
@@ -251,27 +256,20 @@ class Registry:
             if callable(value) and isinstance(getattr(value, MARK, None), Declared):
                 self.add(value)
 
-    def tool(self, name: str) -> Registered | None:
-        return self._by_kind["tool"].get(name)
-
-    def function(self, name: str) -> Registered | None:
-        return self._by_kind["function"].get(name)
-
     def find(self, kind: str, name: str) -> Registered | None:
-        """A tool may serve as a function and the other way round; the node's own kind comes first."""
-        first, second = (self.tool, self.function) if kind == "tool" else (self.function, self.tool)
-        return first(name) or second(name)
+        """The ``tool`` or ``function`` of that name."""
+        return self._by_kind[kind].get(name)
 
-    def infos(self) -> Iterator[ToolInfo]:
-        """Facts of everything registered, sorted by name, tools before functions."""
-        for kind in ("tool", "function"):
-            for _name, registered in sorted(self._by_kind[kind].items()):
-                yield registered.info
+    def infos(self, kind: str) -> Iterator[ToolInfo]:
+        """Facts of every registered ``tool`` or ``function``, sorted by name."""
+        for _name, registered in sorted(self._by_kind[kind].items()):
+            yield registered.info
 
     def names(self, kind: str) -> tuple[str, ...]:
         return tuple(sorted(self._by_kind[kind]))
 
 
+_ANNOTATE = "annotate them with JSON types, dataclasses or pydantic models"
 _DECLARE = "decorate it with @hive.tool(…) or @hive.function(…)"
 _IMPORTABLE = "name an importable module or the path of a .py file"
 
@@ -304,13 +302,3 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def schema_fault(fn: Callable[..., Any]) -> str:
-    """Why no JSON Schema can be made of a tool's parameters, or nothing."""
-    declared: Declared = getattr(fn, MARK)
-    try:
-        _ = Registered(fn, declared).info
-    except PydanticUserError as error:
-        return str(error).splitlines()[0]
-    return ""

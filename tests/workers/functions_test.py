@@ -12,10 +12,13 @@ import msgspec
 import pytest
 
 import hive_ray.workers.tools as hive
+from hive_ray.config import Settings
 from hive_ray.core.messages import StepKind
-from hive_ray.core.values import inline
+from hive_ray.core.values import Value, inline
+from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import NodeKind, ToolPlan
 from hive_ray.observe.redaction import register_secrets
+from hive_ray.workers.execution import Executor
 from tests.workers import steps
 
 
@@ -325,3 +328,51 @@ def test_a_map_with_several_outputs_gives_each_its_own_list():
     step = steps.lease(StepKind.COLLECT, "collect", {"0.a": 1, "0.b": 2, "1.a": 3})
 
     assert steps.outputs(executor.run_sync(step)) == {"a": [1, 3], "b": [2, None]}
+
+
+class Broken(steps.Blobs):
+    """A store that is away."""
+
+    def store(self, run: str, data: bytes) -> Value:
+        raise StoreError("the store is away")
+
+    def load(self, value: Value) -> Any:
+        raise StoreError("the store is away")
+
+
+def test_an_input_that_cannot_be_read_is_nobodys_fault():
+    """Nothing began; another attempt may find the store again."""
+    executor = steps.executor(steps.node(), hive.function()(_known), blobs=Broken())
+    step = msgspec.structs.replace(steps.lease(StepKind.FUNCTION, "_known"), inputs={"a": Value(b"", "b", 9)})
+    outcome = executor.run_sync(step)
+
+    assert (outcome.failure, outcome.started) == ("TOOL_UNAVAILABLE", False)
+
+
+@pytest.mark.parametrize(("idempotent", "kind"), [(True, "TOOL_UNAVAILABLE"), (False, "OUTCOME_UNKNOWN")])
+def test_an_output_that_cannot_be_stored_is_unknown_unless_idempotent(idempotent: bool, kind: str):
+    """The effect happened and its result is lost."""
+
+    @hive.function()
+    def large() -> str:
+        return "x" * 9000
+
+    plan = steps.node(output_keys=("out",), idempotent=idempotent)
+    outcome = steps.executor(plan, large, blobs=Broken()).run_sync(steps.lease(StepKind.FUNCTION, "large"))
+
+    assert outcome.failure == kind
+    assert "the store is away" in steps.message(outcome)
+
+
+def test_a_graph_that_cannot_be_found_is_reported():
+    """A bug of ours ends the step, not the worker."""
+
+    def lost(version: str) -> Any:
+        raise KeyError(version)
+
+    blobs = steps.Blobs()
+    executor = Executor(Settings(), lost, blobs.load, blobs.store)
+    step = steps.lease(StepKind.FUNCTION, "f")
+
+    assert executor.run_sync(step).failure == "INTERNAL"
+    assert executor.timed_out(step).failure == "TIMEOUT"

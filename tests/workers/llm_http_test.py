@@ -259,7 +259,7 @@ def test_a_key_that_cannot_be_resolved_is_an_authentication_failure(monkeypatch:
 def test_anthropic_answers_structured_questions(aimock: StartAimock):
     """By its own protocol; the answer comes as a tool call where the model knows no JSON Schema."""
     server = aimock([llm.tool_call("answer", {"draft": "Dear Ann"})])
-    made = settings(server.url, provider="anthropic", model="claude-3-5-haiku-latest")
+    made = settings(server.url, provider="anthropic", model="claude-mock")
     outcome = ask(made, node(GENERATE, output_keys=("draft",)), {"t": "help"})
 
     assert outputs(outcome) == {"draft": "Dear Ann"}

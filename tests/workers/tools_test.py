@@ -167,3 +167,16 @@ def test_two_tools_of_one_name_are_refused():
     registry.add(search)
     with pytest.raises(ConfigError, match="two tools have this name"):
         registry.add(other)
+
+
+def test_parameters_without_a_json_schema_are_named():
+    """The graph that uses the tool is refused, with the tool's name and what would be right."""
+
+    class Odd: ...
+
+    @hive.tool()
+    def odd(thing: Odd) -> None: ...
+
+    odd.__annotations__["thing"] = Odd
+    with pytest.raises(ConfigError, match=r"tools\.odd: its parameters have no JSON Schema"):
+        _ = hive.Registry().add(odd).info
