@@ -6,6 +6,7 @@ the modules that ``hive.yaml`` names. JSON Schemas are made when somebody asks f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NotRequired, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -179,11 +180,14 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(fn, include_extras=True)
-    except (NameError, TypeError):
-        # Annotations that only a type checker can resolve: any value is then accepted.
-        return {}
+    """The annotations that can be resolved; any value is accepted where one cannot be."""
+    found: dict[str, Any] = {}
+    for name, annotation in getattr(fn, "__annotations__", {}).items():
+        # One by one: a name that only a type checker knows must not hide the others.
+        with contextlib.suppress(NameError, TypeError):
+            one = SimpleNamespace(__annotations__={name: annotation})
+            found |= get_type_hints(one, globalns=getattr(fn, "__globals__", {}), include_extras=True)
+    return found
 
 
 def _problems(error: ValidationError) -> str:

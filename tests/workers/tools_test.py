@@ -180,3 +180,15 @@ def test_parameters_without_a_json_schema_are_named():
     odd.__annotations__["thing"] = Odd
     with pytest.raises(ConfigError, match=r"tools\.odd: its parameters have no JSON Schema"):
         _ = hive.Registry().add(odd).info
+
+
+def test_an_annotation_that_cannot_be_resolved_hides_no_other():
+    """A class that only the function's own scope knows: any value is accepted there."""
+
+    class Local: ...
+
+    @hive.tool()
+    def tell(thing: Local, count: int, context: hive.ToolContext) -> str:
+        return f"{thing} {count + 1} {context.run_id}"
+
+    assert steps.outputs(_call(tell, {"thing": "x", "count": "1"})) == {"found": "x 2 run"}
