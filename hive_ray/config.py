@@ -437,14 +437,15 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     Raises:
         ConfigError: names every fault with its key, or file, line and column.
     """
-    file = path or _default_file(os.environ if environ is None else environ)
+    file = path or locate(environ)
     if file is None:
         return _settings({}, Path.cwd(), "configuration")
     return _settings(_read(file), file.resolve().parent, str(file))
 
 
-def _default_file(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get(CONFIG_VARIABLE)
+def locate(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The configuration file that holds when no option names one; ``None`` if there is none."""
+    named = (os.environ if environ is None else environ).get(CONFIG_VARIABLE)
     if named:
         return Path(named)
     here = Path("hive.yaml")

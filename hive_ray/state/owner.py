@@ -55,7 +55,7 @@ class OwnerState(msgspec.Struct, frozen=True):
 def this_process(node: str, cluster: str, now_us: int) -> Owner:
     """Describe the calling process."""
     pid = os.getpid()
-    start = _process_start(pid)
+    start = process_start(pid)
     return Owner(pid, node, socket.gethostname(), _boot_id(), start or 0, cluster, now_us)
 
 
@@ -65,14 +65,14 @@ def process_is_gone(owner: Owner) -> bool | None:
         return None
     if owner.boot_id != _boot_id():
         return True
-    return _process_start(owner.pid) != owner.process_start
+    return process_start(owner.pid) != owner.process_start
 
 
 def _boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
-def _process_start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat (see proc(5)), or None for a process that ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

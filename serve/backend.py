@@ -1,0 +1,147 @@
+"""What the routes share: settings, the link to the controller, graphs, history, blobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from hive_ray.config import Settings
+from hive_ray.control.queries import GetRun, Request
+from hive_ray.control.views import RunView
+from hive_ray.core.commands import Refused
+from hive_ray.core.messages import StepContent
+from hive_ray.core.values import INLINE_LIMIT_BYTES, Value
+from hive_ray.core.values import decode as decode_value
+from hive_ray.errors import Unavailable
+from hive_ray.graph.compiled import CompiledGraph, extract_facts
+from hive_ray.state.access import content_codec, open_blobs, open_state
+from hive_ray.state.blobs import BlobRef
+from serve.acceptance import Acceptance
+from serve.history import History
+from serve.link import Ask, Link
+from serve.problems import invalid, refused
+
+PARTITION_BITS = 12
+TEAM = "default"
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Backend:
+    """One replica's view of the installation.
+
+    Args:
+        ask: one call to the controller.
+        standing: the controller's readiness and counters.
+    """
+
+    def __init__(self, settings: Settings, ask: Ask, standing: Callable[[], Awaitable[bytes]]) -> None:
+        store = open_state(settings)
+        self.settings = settings
+        self.link = Link(ask)
+        self.blobs = open_blobs(settings, store)
+        self.acceptance = Acceptance(settings, self.blobs)
+        self.history = History(store, content_codec(settings))
+        self.requests: dict[tuple[str, int], int] = {}
+        """Answers by method and status."""
+        self._standing = standing
+
+    async def standing(self) -> dict[str, Any]:
+        """What the controller says of itself.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        return msgspec.msgpack.decode(await self._standing())
+
+    async def view(self, request: Request) -> RunView:
+        """The run that a command or question is about.
+
+        Raises:
+            Problem: the controller refused.
+        """
+        found = await self.link.run(request)
+        if isinstance(found, Refused):
+            raise refused(found)
+        return found
+
+    async def run(self, run_id: str) -> RunView:
+        return await self.view(GetRun(run_id))
+
+    async def read(self, request: Request, shape: type[Any]) -> Any:
+        """The value of an answer in its shape.
+
+        Raises:
+            Problem: the controller refused.
+        """
+        found = await self.link.read(request, shape)
+        if isinstance(found, Refused):
+            raise refused(found)
+        return found
+
+    # --- values ----------------------------------------------------------------------------------
+
+    async def content(
+        self, run_id: str, graph: CompiledGraph, values: Mapping[str, Any], message: str = ""
+    ) -> StepContent:
+        """Values as a command carries them: large ones as blobs, written before the command leaves."""
+        outputs = {key: await self._value(run_id, _encode(value)) for key, value in values.items()}
+        return StepContent(outputs=outputs, facts=extract_facts(graph, values), message=message)
+
+    async def _value(self, run_id: str, data: bytes) -> Value:
+        if len(data) <= INLINE_LIMIT_BYTES:
+            return Value(data, "", len(data))
+        ref = await asyncio.to_thread(self.blobs.put, run_id, data)
+        return Value(b"", ref.name, ref.size)
+
+    async def loaded(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Whole values, blobs included."""
+        return {key: await self._loaded(value) for key, value in values.items()}
+
+    async def _loaded(self, value: Value) -> Any:
+        if not value.blob:
+            return decode_value(value)
+        data = await asyncio.to_thread(self.blobs.get, BlobRef(value.blob, value.size))
+        return msgspec.msgpack.decode(data)
+
+
+def new_run_id(partition: int = 0) -> str:
+    """A UUIDv7 (RFC 9562) whose last bits are the run's partition."""
+    at_ms = time.time_ns() // 1_000_000
+    chance = secrets.randbits(74 - PARTITION_BITS)
+    high, low = chance >> (62 - PARTITION_BITS), chance & ((1 << (62 - PARTITION_BITS)) - 1)
+    number = at_ms << 80 | 7 << 76 | high << 64 | 2 << 62 | low << PARTITION_BITS | partition
+    return str(uuid.UUID(int=number))
+
+
+def digest_of(body: Any) -> str:
+    """By which a repeated request is told from a different one."""
+    return hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest()
+
+
+def check_size(values: Mapping[str, Any], limit: int, place: str) -> None:
+    """Refuse values that are together larger than ``limit`` bytes of msgpack.
+
+    Raises:
+        Problem: 413, or 422 for numbers that no msgpack holds.
+    """
+    try:
+        size = len(_encode(values))
+    except (OverflowError, ValueError) as error:
+        raise invalid(place, str(error), "use integers of at most 64 bits") from error
+    if size > limit:
+        raise invalid(
+            place,
+            f"is {size} bytes, more than {limit}",
+            "send a reference to the data instead, or raise limits.max_input_bytes",
+            413,
+        )
+
+
+__all__ = ["TEAM", "Backend", "Unavailable", "check_size", "digest_of", "new_run_id"]

@@ -1,0 +1,73 @@
+"""What requests carry; a field that is not here is refused."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Submission(Body):
+    """A run to begin: a graph, or the version of one that was accepted before, or an agent's name."""
+
+    graph: dict[str, Any] | None = None
+    graph_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    agent: Name | None = None
+    input: dict[str, Any] = {}
+    budget_usd: Usd | None = None
+    deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> Submission:
+        if self.graph is not None and self.graph_version is not None:
+            raise ValueError("give either graph or graph_version")
+        if self.graph is None and self.graph_version is None and self.agent is None:
+            raise ValueError("give a graph, a graph_version or an agent")
+        return self
+
+
+class Reason(Body):
+    """Why an operator does it."""
+
+    reason: str = Field(default="", max_length=2000)
+
+
+class Message(Body):
+    """What the client of a run says."""
+
+    said: Any
+    node: str = ""
+
+
+class Completion(Body):
+    """The end of a conversation, with outputs that it should have set."""
+
+    outputs: dict[str, Any] = {}
+    node: str = ""
+
+
+class Decision(Body):
+    """A person's answer to an approval."""
+
+    decision: Literal["approve", "reject", "edit", "happened", "did_not_happen", "abort", "resume"]
+    answer: dict[str, Any] = {}
+    comment: str = Field(default="", max_length=10_000)
+
+
+class AgentGraph(Body):
+    """The graph that an agent's name stands for."""
+
+    graph: dict[str, Any] | None = None
+    graph_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+
+
+class LintRequest(Body):
+    graph: dict[str, Any]

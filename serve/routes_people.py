@@ -1,0 +1,82 @@
+"""Approvals over HTTP: what waits for a person, and the person's answer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from jsonschema import Draft202012Validator
+
+from hive_ray.control.queries import ListApprovals
+from hive_ray.control.views import RunView, WaitView
+from hive_ray.core.commands import Resolve
+from hive_ray.errors import Fault
+from serve import shapes
+from serve.backend import TEAM, Backend, check_size, digest_of
+from serve.bodies import Decision
+from serve.problems import Problem
+from serve.routes_runs import answer, backend_of
+
+router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
+
+APPROVED = "approved"
+"""The form's key that the decision itself fills."""
+
+
+@router.get("", summary="What waits for a person, oldest first")
+async def list_approvals(request: Request, run_id: str = "") -> Response:
+    waits: list[WaitView] = await backend_of(request).read(ListApprovals(TEAM, run_id), list[WaitView])
+    return answer({"approvals": [shapes.wait(wait) for wait in waits]})
+
+
+@router.post("/{approval_id}", summary="Answer an approval")
+async def resolve(request: Request, approval_id: str, body: Decision) -> Response:
+    """Resolved exactly once: the same answer again is answered as at first, another one is 409."""
+    backend = backend_of(request)
+    run_id = approval_id.rpartition(".")[0]
+    view = await backend.run(run_id)
+    open_wait = next((wait for wait in view.waits if wait.approval_id == approval_id), None)
+    given = body.answer if open_wait is None else _answer(open_wait, body)
+    check_size(given, backend.settings.limits.max_input_bytes, "body.answer")
+    after = await _resolved(backend, view, approval_id, body, given)
+    return answer({"approval_id": approval_id, "decision": body.decision, "run": shapes.run(after)})
+
+
+async def _resolved(
+    backend: Backend, view: RunView, approval_id: str, body: Decision, given: Mapping[str, Any]
+) -> RunView:
+    graph = await backend.acceptance.known(view.graph_version)
+    content = await backend.content(view.run_id, graph, given, body.comment)
+    digest = digest_of([body.answer, body.comment])
+    return await backend.view(Resolve(view.run_id, approval_id, body.decision, content, digest=digest))
+
+
+def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
+    """The answer that fits the form, with what the decision itself says filled in.
+
+    Raises:
+        Problem: it does not fit; every place is named.
+    """
+    if not wait.form or body.decision in ("did_not_happen", "abort", "resume"):
+        return body.answer
+    form = msgspec.json.decode(wait.form)
+    given = dict(body.answer)
+    if APPROVED in form.get("properties", {}):
+        given[APPROVED] = body.decision != "reject"
+    if body.decision != "approve":
+        # Who rejects or corrects need not fill in all that an approval asks for.
+        form = {key: value for key, value in copy.copy(form).items() if key != "required"}
+    faults = [
+        Fault(
+            ".".join(["body.answer", *map(str, error.absolute_path)]),
+            error.message,
+            "see the approval's form",
+        )
+        for error in Draft202012Validator(form).iter_errors(given)
+    ]
+    if faults:
+        raise Problem(422, "invalid", "; ".join(map(str, faults)), faults)
+    return given

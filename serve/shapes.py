@@ -1,0 +1,192 @@
+"""Views and events as JSON: money as decimal strings in US dollars, times in ISO 8601, small values inline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from hive_ray.control.views import AgentView, RunLine, RunView, StepView, WaitView
+from hive_ray.core import events as ev
+from hive_ray.core.messages import StepContent, Usage
+from hive_ray.core.values import Value, decode
+from hive_ray.state.records import Recorded
+
+Json = Any
+TERMINAL = ("succeeded", "failed", "cancelled")
+ENDS = ("RunSucceeded", "RunFailed", "RunCancelled")
+
+
+def usd(nanousd: int) -> str:
+    """``1500000`` is ``"0.0015"``."""
+    text = format(Decimal(nanousd).scaleb(-9), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def iso(at_us: int) -> str | None:
+    if not at_us:
+        return None
+    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def value(item: Value) -> Json:
+    """A value if it is inline, else its size: the result's own page has all of it."""
+    return {"$blob": True, "size_bytes": item.size} if item.blob else decode(item)
+
+
+def values(items: Mapping[str, Value]) -> dict[str, Json]:
+    return {key: value(item) for key, item in items.items()}
+
+
+def links(run_id: str) -> dict[str, str]:
+    base = f"/v1/runs/{run_id}"
+    return {"self": base, "events": f"{base}/events", "result": f"{base}/result"}
+
+
+def run(view: RunView) -> dict[str, Json]:
+    """A whole run."""
+    return {
+        "run_id": view.run_id,
+        "request_id": view.request_id,
+        "status": view.status,
+        "reason": view.reason,
+        "agent": view.agent,
+        "graph": view.graph,
+        "graph_version": view.graph_version,
+        "submitted_at": iso(view.submitted_us),
+        "finished_at": iso(view.finished_us),
+        "deadline_at": iso(view.deadline_us),
+        "budget_usd": usd(view.budget_nanousd) if view.budget_nanousd >= 0 else None,
+        "cost_usd": usd(view.spent_nanousd),
+        "reserved_usd": usd(view.reserved_nanousd),
+        "attempts": view.attempts,
+        "visits": view.visits,
+        "paused": view.paused,
+        "failure": failure(view),
+        "parent": view.parent or None,
+        "seq": view.seq,
+        "steps": [step(item) for item in view.steps],
+        "waits": [wait(item) for item in view.waits],
+        "links": links(view.run_id),
+    }
+
+
+def failure(view: RunView) -> dict[str, Json] | None:
+    if not view.failure:
+        return None
+    place = view.failed_at
+    return {
+        "kind": view.failure,
+        "place": place,
+        "message": view.message,
+        "dead_lettered": view.dead_lettered,
+    }
+
+
+def step(view: StepView) -> dict[str, Json]:
+    return msgspec.to_builtins(view)
+
+
+def wait(view: WaitView) -> dict[str, Json]:
+    """What a run needs of a person."""
+    return {
+        "approval_id": view.approval_id,
+        "run_id": view.run_id,
+        "agent": view.agent,
+        "node": view.node,
+        "reason": view.reason,
+        "need": view.need,
+        "since": iso(view.since_us),
+        "deadline_at": iso(view.deadline_us),
+        "owner": view.owner,
+        "answers": list(view.answers),
+        "form": msgspec.json.decode(view.form) if view.form else None,
+        "shown": values(view.shown),
+    }
+
+
+def line(view: RunLine) -> dict[str, Json]:
+    return {
+        "run_id": view.run_id,
+        "status": view.status,
+        "reason": view.reason,
+        "agent": view.agent,
+        "graph": view.graph,
+        "submitted_at": iso(view.submitted_us),
+        "finished_at": iso(view.finished_us),
+        "cost_usd": usd(view.spent_nanousd),
+        "parent": view.parent or None,
+    }
+
+
+def agent(view: AgentView) -> dict[str, Json]:
+    registered_at = iso(view.registered_us)
+    return {"name": view.name, "graph_version": view.graph_version, "registered_at": registered_at}
+
+
+# --- events ------------------------------------------------------------------------------------------
+
+_OF_THE_RUN = frozenset(
+    ("run", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent")
+)
+
+
+def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
+    """One event of a run.
+
+    Args:
+        node_ids: node of each visit's serial number; grows with what the event tells.
+    """
+    fact = recorded.event
+    told: dict[str, Json] = msgspec.to_builtins(msgspec.structs.asdict(fact))
+    body: dict[str, Json] = {
+        "seq": recorded.seq,
+        "time": iso(recorded.time_us),
+        "kind": type(fact).__name__,
+        "run_id": fact.run,
+        "node": told.pop("node_id", "") or node_ids.get(told.get("serial", -1), ""),
+    }
+    for key, item in told.items():
+        if key in _OF_THE_RUN or key == "node" or item in (None, "", (), []):
+            continue
+        body.update(_named(key, item, fact))
+    return body | _content(recorded.content)
+
+
+def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
+    if key.endswith("_nanousd"):
+        return {} if item < 0 else {f"{key.removesuffix('_nanousd')}_usd": usd(item)}
+    if key == "deadline_us":
+        return {"deadline_at": iso(item)}
+    if key.endswith("_us"):
+        return {f"{key.removesuffix('_us')}_s": item / 1e6}
+    if key == "usage" and isinstance(usage := getattr(fact, "usage", None), Usage):
+        tokens = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
+        return {"tokens": tokens | {"reasoning": usage.reasoning_tokens}}
+    return {key: item}
+
+
+def _content(content: StepContent) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    if content.outputs:
+        found["outputs"] = values(content.outputs)
+    if content.question is not None:
+        found["question"] = value(content.question)
+    if content.calls:
+        found["calls"] = [
+            {"tool": call.tool, "arguments": values(call.arguments)}
+            | ({"error": call.error} if call.error else {})
+            for call in content.calls
+        ]
+    if content.message:
+        found["message"] = content.message
+    if content.route:
+        found["route"] = content.route
+    if content.chosen:
+        found["chosen"] = list(content.chosen)
+    if content.form:
+        found["form"] = msgspec.json.decode(content.form)
+    return found
