@@ -16,6 +16,7 @@ import ray
 
 from hive_ray.config import Settings
 from hive_ray.control.actor import ControllerActor
+from hive_ray.control.queries import ListWorkers
 from hive_ray.graph.compiled import (
     CompiledGraph,
     EdgeCondition,
@@ -53,6 +54,7 @@ def ray_session() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=4,
+        object_store_memory=200_000_000,
         include_dashboard=False,
         namespace=NAMESPACE,
         configure_logging=False,
@@ -94,28 +96,34 @@ class Cluster:
 async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> AsyncIterator[Cluster]:
     """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="hive-bench-") as state:
-        settings = settings_for(state, slots, workers)
-        controller: Any = ControllerActor.options(  # pyright: ignore[reportAttributeAccessIssue]
-            name=controller_name(0), namespace=NAMESPACE, max_concurrency=10_000, num_cpus=0
-        ).remote(0, settings.model_dump_json().encode(), f"bench-{time.time_ns()}", False)
-        await controller.start.remote()
-        running = Cluster(settings, controller)
-        await _until_ready(running, workers)
-        try:
+        async with started(settings_for(state, slots, workers)) as running:
             yield running
-        finally:
-            await _end(running)
 
 
-async def _until_ready(running: Cluster, workers: int) -> None:
-    from hive_ray.control.queries import ListWorkers
+@asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[Cluster]:
+    """Start a controller and its pools in the present Ray session; end them afterwards."""
+    controller: Any = ControllerActor.options(  # pyright: ignore[reportAttributeAccessIssue]
+        name=controller_name(0), namespace=NAMESPACE, max_concurrency=10_000, num_cpus=0, max_restarts=-1
+    ).remote(0, settings.model_dump_json().encode(), f"session-{time.time_ns()}", False)
+    await controller.start.remote()
+    running = Cluster(settings, controller)
+    await until_ready(running)
+    try:
+        yield running
+    finally:
+        await _end(running)
 
+
+async def until_ready(running: Cluster) -> None:
+    """The controller has recovered and all workers have attached."""
+    workers = sum(pool.workers.min for pool in running.settings.pools.values())
     until = time.monotonic() + READY_S
     while time.monotonic() < until:
         standing = await running.standing()
         if standing["ready"]:
-            attached = (await running.ask(ListWorkers()))[0]
-            if sum(worker["pool"] == "function" for worker in attached) >= workers:
+            (attached,) = await running.ask(ListWorkers())
+            if len(attached) >= workers:
                 return
         await asyncio.sleep(0.05)
     raise TimeoutError(f"the cluster is not ready after {READY_S} s: {await running.standing()}")

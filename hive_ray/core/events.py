@@ -15,14 +15,14 @@ import msgspec
 from hive_ray.core.messages import StepContent, StepKind, Usage
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     run: str
 
 
 # --- the life of a run ---------------------------------------------------------------------------
 
 
-class RunSubmitted(Event, frozen=True):
+class RunSubmitted(Event, frozen=True, gc=False):
     """A run was accepted. Content: ``outputs`` is its input, ``facts`` the input's facts."""
 
     request_id: str
@@ -46,22 +46,22 @@ class RunSubmitted(Event, frozen=True):
     graph_name: str = ""
 
 
-class RunPaused(Event, frozen=True):
+class RunPaused(Event, frozen=True, gc=False):
     reason: str
     principal: str = ""
 
 
-class RunResumed(Event, frozen=True):
+class RunResumed(Event, frozen=True, gc=False):
     principal: str = ""
 
 
-class RunSucceeded(Event, frozen=True):
+class RunSucceeded(Event, frozen=True, gc=False):
     """``reason``: ``terminal`` (a terminal node ended), ``no_edge`` (no edge matched), ``completed``."""
 
     reason: str
 
 
-class RunFailed(Event, frozen=True):
+class RunFailed(Event, frozen=True, gc=False):
     """Content: ``message``."""
 
     kind: str
@@ -70,7 +70,7 @@ class RunFailed(Event, frozen=True):
     dead_lettered: bool = False
 
 
-class RunCancelled(Event, frozen=True):
+class RunCancelled(Event, frozen=True, gc=False):
     reason: str
     principal: str = ""
 
@@ -78,7 +78,7 @@ class RunCancelled(Event, frozen=True):
 # --- nodes and edges -----------------------------------------------------------------------------
 
 
-class NodeEntered(Event, frozen=True):
+class NodeEntered(Event, frozen=True, gc=False):
     """A visit began; the tokens waiting at the node are spent. ``step`` names its first step, if any."""
 
     serial: int
@@ -88,14 +88,14 @@ class NodeEntered(Event, frozen=True):
     """The edge that led here first in declaration order; -1 at the entry."""
     floor: int
     """Every visit up to this serial number came before this one."""
-    ancestors: tuple[int, ...]
-    """Visits above ``floor`` that came before this one."""
+    path: tuple[int, ...]
+    """Place among the visits above ``floor``: see ``routing.path_over``."""
     step: str = ""
     name: str = ""
     pool: str = ""
 
 
-class NodeSucceeded(Event, frozen=True):
+class NodeSucceeded(Event, frozen=True, gc=False):
     """A node of several steps, a human node, a map or a subgraph ended well. Content: ``outputs``."""
 
     serial: int
@@ -103,7 +103,7 @@ class NodeSucceeded(Event, frozen=True):
     node_id: str = ""
 
 
-class NodeFailed(Event, frozen=True):
+class NodeFailed(Event, frozen=True, gc=False):
     """A node ended badly. Content: ``message``."""
 
     serial: int
@@ -111,7 +111,7 @@ class NodeFailed(Event, frozen=True):
     node_id: str = ""
 
 
-class EdgesTaken(Event, frozen=True):
+class EdgesTaken(Event, frozen=True, gc=False):
     """The edges that a finished visit took: all matching ones of the highest priority, maybe none."""
 
     serial: int
@@ -119,11 +119,13 @@ class EdgesTaken(Event, frozen=True):
     edges: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
     edge_ids: tuple[str, ...] = ()
+    paths: tuple[tuple[int, ...], ...] = ()
+    """Place of the visit that each edge leads to: see ``routing.path_over``."""
     terminal: bool = False
     """The visit was at a terminal node."""
 
 
-class MapProgressed(Event, frozen=True):
+class MapProgressed(Event, frozen=True, gc=False):
     """A map's window moved: items up to ``started`` have a child run. Content: a finished item."""
 
     serial: int
@@ -135,14 +137,14 @@ class MapProgressed(Event, frozen=True):
     """Run ids of the items that this event starts."""
 
 
-class LoopBegan(Event, frozen=True):
+class LoopBegan(Event, frozen=True, gc=False):
     """An agent loop starts at this visit. ``inherits``: it goes on with the run's conversation."""
 
     serial: int
     inherits: bool = False
 
 
-class OutputsWritten(Event, frozen=True):
+class OutputsWritten(Event, frozen=True, gc=False):
     """A node's outputs are in memory though the node has not ended (its edges are being decided)."""
 
     serial: int
@@ -152,7 +154,7 @@ class OutputsWritten(Event, frozen=True):
 # --- steps and attempts --------------------------------------------------------------------------
 
 
-class StepQueued(Event, frozen=True):
+class StepQueued(Event, frozen=True, gc=False):
     """One more step of a visit became ready (agent loops, ``llm_decide``)."""
 
     serial: int
@@ -164,7 +166,7 @@ class StepQueued(Event, frozen=True):
     """Index of the tool call within its turn; -1 for LLM steps."""
 
 
-class StepStarted(Event, frozen=True):
+class StepStarted(Event, frozen=True, gc=False):
     """An attempt was leased to a worker, its worst case reserved."""
 
     serial: int
@@ -175,7 +177,7 @@ class StepStarted(Event, frozen=True):
     reserved_nanousd: int = 0
 
 
-class LeaseReturned(Event, frozen=True):
+class LeaseReturned(Event, frozen=True, gc=False):
     """The lease never reached its worker: the attempt did not begin and is ready again."""
 
     serial: int
@@ -183,7 +185,7 @@ class LeaseReturned(Event, frozen=True):
     attempt: int
 
 
-class StepSucceeded(Event, frozen=True):
+class StepSucceeded(Event, frozen=True, gc=False):
     """Content: what the step produced. ``ends``: the node ends with it."""
 
     serial: int
@@ -200,7 +202,7 @@ class StepSucceeded(Event, frozen=True):
     """A human said that the step happened."""
 
 
-class StepFailed(Event, frozen=True):
+class StepFailed(Event, frozen=True, gc=False):
     """An attempt ended badly. Content: ``message``. What follows is an event of its own."""
 
     serial: int
@@ -211,9 +213,11 @@ class StepFailed(Event, frozen=True):
     duration_us: int = 0
     cost_nanousd: int = 0
     usage: Usage | None = None
+    unseen: bool = False
+    """Nobody saw its end: the cost is its reservation, until a late outcome corrects it."""
 
 
-class ToolCallFailed(Event, frozen=True):
+class ToolCallFailed(Event, frozen=True, gc=False):
     """A tool call of an agent loop failed for good; its LLM is told. Content: ``message``."""
 
     serial: int
@@ -221,7 +225,7 @@ class ToolCallFailed(Event, frozen=True):
     kind: str
 
 
-class RetryScheduled(Event, frozen=True):
+class RetryScheduled(Event, frozen=True, gc=False):
     serial: int
     call: int
     attempt: int
@@ -230,15 +234,18 @@ class RetryScheduled(Event, frozen=True):
     reason: str
 
 
-class TimerFired(Event, frozen=True):
+class TimerFired(Event, frozen=True, gc=False):
     """A backoff is over: the step is ready."""
 
     serial: int
     call: int
 
 
-class LateOutcome(Event, frozen=True):
-    """An attempt that nobody waits for any more reported: ignored, its cost charged."""
+class LateOutcome(Event, frozen=True, gc=False):
+    """An attempt that nobody waits for any more reported: ignored, its cost charged.
+
+    A cost that was charged before, because the attempt's end was not seen, is corrected: it may be below 0.
+    """
 
     serial: int
     call: int
@@ -247,12 +254,14 @@ class LateOutcome(Event, frozen=True):
     cost_nanousd: int = 0
     contradicts: bool = False
     """A human had decided otherwise about it: an alert."""
+    unseen: bool = False
+    """As in ``StepFailed``."""
 
 
 # --- people --------------------------------------------------------------------------------------
 
 
-class ApprovalRequested(Event, frozen=True):
+class ApprovalRequested(Event, frozen=True, gc=False):
     """A visit waits for a person. Content: ``message`` (what is needed), ``form``, ``outputs`` (shown).
 
     ``reason``: ``approval``, ``client``, ``outcome_unknown`` or ``pause``.
@@ -266,7 +275,7 @@ class ApprovalRequested(Event, frozen=True):
     call: int = 0
 
 
-class ApprovalResolved(Event, frozen=True):
+class ApprovalResolved(Event, frozen=True, gc=False):
     """Content: ``outputs`` is the answer."""
 
     serial: int
@@ -281,7 +290,7 @@ class ApprovalResolved(Event, frozen=True):
 # --- the fleet -----------------------------------------------------------------------------------
 
 
-class WorkerAttached(Event, frozen=True):
+class WorkerAttached(Event, frozen=True, gc=False):
     worker: str
     pool: str
     slots: int
@@ -292,12 +301,12 @@ class WorkerAttached(Event, frozen=True):
     node: str = ""
 
 
-class WorkerLost(Event, frozen=True):
+class WorkerLost(Event, frozen=True, gc=False):
     worker: str
     reason: str
 
 
-class AgentRegistered(Event, frozen=True):
+class AgentRegistered(Event, frozen=True, gc=False):
     """A name now stands for a graph. Content-free: the graph is identified by its hash."""
 
     name: str

@@ -28,7 +28,7 @@ class StepKind(StrEnum):
     """Puts the results of a map's items into one list (inputs: ``"3.summary"``; ``"3.!"``: a failure)."""
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True):
+class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a conversation.
 
     ``role`` is ``assistant`` (``value``: the delta that an LLM step returned), ``tool`` (``value``: a
@@ -42,7 +42,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
     failed: bool = False
 
 
-class Lease(msgspec.Struct, frozen=True, array_like=True):
+class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt, given to one worker."""
 
     run: str
@@ -77,7 +77,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.run}:{self.serial}:{self.call}"
 
 
-class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+class ToolCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A tool call that an LLM asked for. ``error`` set: it cannot run (unknown tool, bad arguments)."""
 
     call_id: str
@@ -86,7 +86,7 @@ class ToolCall(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one LLM call used, as the provider reported it."""
 
     input_tokens: int = 0
@@ -96,7 +96,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     latency_us: int = 0
 
 
-class StepContent(msgspec.Struct, frozen=True, array_like=True):
+class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a step produced. Content: encrypted at rest, never logged."""
 
     outputs: dict[str, Value] = {}
@@ -120,7 +120,7 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True):
     """JSON Schema (bytes) of the answer that an approval waits for."""
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The end of one attempt. ``failure`` is empty on success, else a ``FailureKind``."""
 
     run: str
@@ -143,7 +143,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
         return (self.run, self.serial, self.call, self.attempt)
 
 
-class WorkerInfo(msgspec.Struct, frozen=True, array_like=True):
+class WorkerInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who a worker is; enough for a later cluster to tell that its process is gone."""
 
     worker: str
@@ -156,7 +156,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, array_like=True):
     node: str = ""
 
 
-class AttachRequest(msgspec.Struct, frozen=True, array_like=True):
+class AttachRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A worker presents itself to a controller's incarnation, with all that it holds."""
 
     info: WorkerInfo
@@ -167,7 +167,7 @@ class AttachRequest(msgspec.Struct, frozen=True, array_like=True):
     protocol: int = PROTOCOL
 
 
-class AttachReply(msgspec.Struct, frozen=True, array_like=True):
+class AttachReply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str
     epoch: int
     acknowledged: tuple[tuple[str, int, int, int], ...] = ()
@@ -176,7 +176,7 @@ class AttachReply(msgspec.Struct, frozen=True, array_like=True):
     poll_s: float = 10.0
 
 
-class ExchangeRequest(msgspec.Struct, frozen=True, array_like=True):
+class ExchangeRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Outcomes in, leases out. A call with outcomes is answered once they are durable; one without
     waits until there is a lease, a newer call comes, or ``poll_s`` passes."""
 
@@ -187,7 +187,7 @@ class ExchangeRequest(msgspec.Struct, frozen=True, array_like=True):
     outcomes: tuple[Outcome, ...] = ()
 
 
-class ExchangeReply(msgspec.Struct, frozen=True, array_like=True):
+class ExchangeReply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     n: int
     epoch: int
     leases: tuple[Lease, ...] = ()

@@ -13,7 +13,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One JSON value. Either ``data`` (msgpack bytes) or ``blob`` (object name in the store) is set."""
 
     data: bytes = b""

@@ -27,57 +27,50 @@ class Recorded(NamedTuple):
 
 
 class Rows:
-    """Events that wait for the next segment, column by column.
+    """Events that wait for the next segment.
 
     ``cut`` marks a place where a segment may end: all events of one decision stay together.
     """
 
     def __init__(self, codec: ContentCodec) -> None:
         self._codec = codec
-        self.columns = Columns([], [], [], [], [], [])
-        self.bytes = 0
+        self._rows: list[Row] = []
+        self._bytes = 0
         self._cuts: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
-        return len(self.columns.seq)
+        return len(self._rows)
 
     def add(self, seq: int, time_us: int, drafted: Draft) -> None:
-        event, content = drafted.event, drafted.content
+        event, content, _ = drafted
+        run = event.run
         body = _encode(event)
-        sealed = self._codec.seal(content, (event.run, str(seq))) if content else b""
-        columns = self.columns
-        columns.seq.append(seq)  # type: ignore[attr-defined]
-        columns.time_us.append(time_us)  # type: ignore[attr-defined]
-        columns.run.append(event.run)  # type: ignore[attr-defined]
-        columns.kind.append(type(event).__name__)  # type: ignore[attr-defined]
-        columns.body.append(body)  # type: ignore[attr-defined]
-        columns.content.append(sealed)  # type: ignore[attr-defined]
-        self.bytes += len(body) + len(sealed) + 64
+        self._bytes += len(body) + len(content) + ROW_BYTES
+        if content:
+            content = self._codec.seal(content, (run, str(seq)))
+        self._rows.append(_row((seq, time_us, run, event.__class__.__name__, body, content)))
 
     def cut(self) -> None:
         """A decision is complete."""
-        if self.bytes >= SEGMENT_BYTES and (not self._cuts or self._cuts[-1][0] != len(self)):
-            self._cuts.append((len(self), self.bytes))
+        if self._bytes >= SEGMENT_BYTES and (not self._cuts or self._cuts[-1][0] != len(self)):
+            self._cuts.append((len(self), self._bytes))
 
     def take(self) -> Columns:
         """The rows of the next segment, at most about ``SEGMENT_BYTES``; the rest stay."""
         if len(self._cuts) < 2:
-            return self._take_all()
-        rows, size = self._cuts.pop(0)
-        taken = Columns(*(column[:rows] for column in self.columns))
-        self.columns = Columns(*(column[rows:] for column in self.columns))
-        self.bytes -= size
-        self._cuts = [(count - rows, total - size) for count, total in self._cuts]
-        return taken
-
-    def _take_all(self) -> Columns:
-        taken = self.columns
-        self.columns = Columns([], [], [], [], [], [])
-        self.bytes = 0
-        self._cuts = []
-        return taken
+            rows, self._rows = self._rows, []
+            self._bytes, self._cuts = 0, []
+            return Columns(*zip(*rows, strict=True))
+        count, size = self._cuts.pop(0)
+        rows, self._rows = self._rows[:count], self._rows[count:]
+        self._bytes -= size
+        self._cuts = [(later - count, total - size) for later, total in self._cuts]
+        return Columns(*zip(*rows, strict=True))
 
 
+_row = Row._make
+ROW_BYTES = 64
+"""What a row weighs besides its body and content."""
 SEGMENT_BYTES = 4 * 1024 * 1024
 
 

@@ -30,9 +30,15 @@ class Handler(BaseHTTPRequestHandler):
         """The effects are the log."""
 
 
+class Server(ThreadingHTTPServer):
+    """Many senders at once: with the default backlog of 5 some would be refused."""
+
+    request_queue_size = 512
+
+
 def serve(port: int, folder: Path) -> None:
     Handler.log = EffectLog(folder)
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    Server(("127.0.0.1", port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

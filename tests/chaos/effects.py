@@ -1,0 +1,24 @@
+"""Functions whose effects are counted by a server outside the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import httpx2
+
+from hive_ray.workers.tools import ToolContext, function
+
+
+LATENCY_S = 0.1
+
+
+@function(idempotent=False, timeout_s=60)
+async def count_effect(item: str, *, context: ToolContext) -> dict[str, str]:
+    """One effect, which takes its time: not declared idempotent, so it may never happen twice in silence."""
+    await asyncio.sleep(LATENCY_S)
+    headers = {"Idempotency-Key": context.idempotency_key}
+    async with httpx2.AsyncClient(timeout=30) as client:
+        answer = await client.post(os.environ["EFFECTS_URL"], headers=headers, json={"item": item})
+        answer.raise_for_status()
+    return {"item": item}
