@@ -101,6 +101,8 @@ class NodeSucceeded(Event, frozen=True, gc=False):
     serial: int
     dropped: tuple[str, ...] = ()
     node_id: str = ""
+    completed: bool = False
+    """The client ended the conversation for good: no edge is taken from here."""
 
 
 class NodeFailed(Event, frozen=True, gc=False):

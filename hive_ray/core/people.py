@@ -12,7 +12,7 @@ from hive_ray.core.commands import Moment, Refused, Resolve
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
-from hive_ray.core.routing import first_step, inputs_of
+from hive_ray.core.routing import first_step, inputs_of, losing_keys
 from hive_ray.core.run import Run, Visit, Wait
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
@@ -122,9 +122,19 @@ def _completed(run: Run, graph: CompiledGraph, visit: Visit, content: StepConten
     loop = visit.loop
     assert loop is not None
     outputs = {**loop.outputs, **{k: v for k, v in content.outputs.items() if k in node.output_keys}}
-    return agent_loop.end_well(
-        run, node, visit, StepContent(outputs=outputs, facts={**loop.facts, **content.facts})
-    )
+    ended = StepContent(outputs=outputs, facts={**loop.facts, **content.facts})
+    if not _ends_run(graph, node, ended):
+        return agent_loop.end_well(run, node, visit, ended)
+    dropped = losing_keys(run, visit, list(ended.outputs))
+    return [draft(ev.NodeSucceeded(run.id, visit.serial, dropped, node.id, completed=True), ended)]
+
+
+def _ends_run(graph: CompiledGraph, node: NodePlan, ended: StepContent) -> bool:
+    """Whether a completed conversation leads nowhere: results are missing, or the graph has no end."""
+    required = [key for key in node.output_keys if key not in node.nullable_keys]
+    if required:
+        return any(key not in ended.outputs for key in required)
+    return not any(other.terminal for other in graph.nodes)
 
 
 def _unknown_resolved(

@@ -64,7 +64,7 @@ class _BadCondition(Exception):
 def _edges_to_take(
     run: Run, graph: CompiledGraph, node: NodePlan, ended: Ended, evaluator: Evaluator
 ) -> list[EdgePlan]:
-    if node.terminal and not ended.failure:
+    if ended.completed or (node.terminal and not ended.failure):
         return []
     best: list[EdgePlan] = []
     for index in node.out_edges:
@@ -188,7 +188,8 @@ def finish(run: Run, graph: CompiledGraph) -> list[Draft]:
     if run.terminal_reached:
         return [Draft(ev.RunSucceeded(run.id, "terminal"))]
     last = graph.nodes[run.last_ended] if run.last_ended >= 0 else None
-    return [Draft(ev.RunSucceeded(run.id, "no_edge" if last and last.out_edges else "completed"))]
+    led_on = last is not None and bool(last.out_edges) and not run.completed
+    return [Draft(ev.RunSucceeded(run.id, "no_edge" if led_on else "completed"))]
 
 
 def fail_run(run: Run, kind: FailureKind | str, place: str, why: str, dead: bool = False) -> Draft:

@@ -146,6 +146,7 @@ class Ended(msgspec.Struct, array_like=True):
     message: str = ""
     route: str = ""
     chosen: tuple[str, ...] = ()
+    completed: bool = False
 
 
 class Orphan(msgspec.Struct, array_like=True):
@@ -204,6 +205,8 @@ class Run(msgspec.Struct):
     """Keys that nodes have written, in order of first writing."""
     last_ended: int = -1
     terminal_reached: bool = False
+    completed: bool = False
+    """A client ended its conversation for good."""
     conversation: list[Turn] = []
     """Of graphs in continuous mode: what the loops so far have said and heard."""
     # the end
@@ -440,7 +443,8 @@ def _loop_began(run: Run, event: ev.LoopBegan, content: StepContent, at_us: int)
 def _node_succeeded(run: Run, event: ev.NodeSucceeded, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
     write_memory(run, visit, content.outputs, content.facts, event.dropped)
-    _close(run, visit, Ended(visit, route=content.route))
+    run.completed = run.completed or event.completed
+    _close(run, visit, Ended(visit, route=content.route, completed=event.completed))
 
 
 def _node_failed(run: Run, event: ev.NodeFailed, content: StepContent, at_us: int) -> None:
