@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hive_ray.core.fleet import AttemptRef
-from hive_ray.core.messages import ExchangeReply, ExchangeRequest, Lease
+from hive_ray.core.messages import ExchangeReply, Lease
 
 
 class Waiting(msgspec.Struct):
@@ -24,6 +24,8 @@ class Session(msgspec.Struct):
     id: str
     worker: str
     waiting: Waiting | None = None
+    newest: int = 0
+    """Highest n that came in; an older one that was delayed on its way gets no work."""
     replies: dict[int, ExchangeReply] = {}
     """Replies that the worker has not confirmed, by n."""
     cancel: list[AttemptRef] = []
@@ -33,10 +35,6 @@ class Session(msgspec.Struct):
         """The worker has every reply up to ``seen``."""
         for n in [n for n in self.replies if n <= seen]:
             del self.replies[n]
-
-    def unconfirmed(self) -> set[AttemptRef]:
-        """Attempts whose lease may not have arrived."""
-        return {lease.key for reply in self.replies.values() for lease in reply.leases}
 
     def reply(self, epoch: int, leases: list[Lease]) -> tuple[int, ExchangeReply]:
         """Answer the waiting exchange; returns its call and the reply, which is kept for repeats."""
@@ -49,7 +47,3 @@ class Session(msgspec.Struct):
         self.waiting = None
         self.cancel = []
         return waiting.call, reply
-
-
-def is_repeat(session: Session, request: ExchangeRequest) -> bool:
-    return request.n in session.replies

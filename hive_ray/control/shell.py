@@ -23,7 +23,7 @@ from hive_ray.core import events as ev
 from hive_ray.core.commands import Command, Moment, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
-from hive_ray.core.fleet import AttemptRef, Worker, forget_old_submissions
+from hive_ray.core.fleet import Worker, forget_old_submissions
 from hive_ray.core.messages import AttachReply, AttachRequest, ExchangeReply, ExchangeRequest, Lease, Outcome
 from hive_ray.core.run import Run, StepStatus
 from hive_ray.errors import Fenced
@@ -192,10 +192,9 @@ class Shell:
             engine.return_lease(attempt, now)
         drop = tuple(attempt for attempt in request.running if attempt not in held)
         session = self._new_session(name)
+        session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
         acknowledged = tuple(outcome.key for outcome in request.outcomes)
-        reply = AttachReply(
-            session.id, engine.fleet.epoch, acknowledged, drop, self.limits.poll_us / 1e6
-        )
+        reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, self.limits.poll_us / 1e6)
         self._hold(call, reply)
 
     def _new_session(self, worker: str) -> Session:
@@ -223,10 +222,14 @@ class Shell:
         if repeated is not None:
             self._hold(call, repeated)
             return
-        self._cancel_waiting(session)
         for outcome in request.outcomes:
             self._report(outcome, now)
         acknowledges = [outcome.key for outcome in request.outcomes]
+        if request.n < session.newest:
+            self._hold(call, ExchangeReply(request.n, self.engine.fleet.epoch, (), tuple(acknowledges)))
+            return
+        self._cancel_waiting(session)
+        session.newest = request.n
         session.waiting = Waiting(call, request.n, clock.mono_us, acknowledges)
 
     def _cancel_waiting(self, session: Session) -> None:
@@ -339,8 +342,16 @@ class Shell:
         if run is None or run.terminal:
             return
         waits = [visit.wait.deadline_us for visit in run.visits.values() if visit.wait is not None]
-        if waits or not run.parent:
-            self._timers.add_deadline(Deadline(min(waits, default=run.deadline_us), run_id))
+        if waits:
+            self._timers.add_deadline(Deadline(min(waits), run_id))
+        elif not run.parent and not run.waits:
+            self._timers.add_deadline(Deadline(run.deadline_us, run_id))
+
+    def rearm_family(self, run_id: str) -> None:
+        """Also for its ancestors, whose own deadlines stand still while a child waits."""
+        while run_id:
+            self.rearm(run_id)
+            run_id = self.engine.runs[run_id].parent
 
     def note_backoff(self, event: ev.RetryScheduled) -> None:
         if event.delay_us:
@@ -429,14 +440,19 @@ class Shell:
 
     # --- counting --------------------------------------------------------------------------------
 
-    def stop_orphans(self, event: ev.RunCancelled | ev.RunFailed) -> None:
-        """Tell the workers about attempts whose run has ended."""
+    def stop_orphans(self, event: ev.RunCancelled | ev.RunFailed | ev.NodeFailed) -> None:
+        """Tell the workers about attempts whose node or run has ended."""
         run = self.engine.runs[event.run]
         for key, orphan in run.orphans.items():
             serial, call, attempt = (int(part) for part in key.split("."))
             for session in self.sessions.values():
                 if session.worker == orphan.worker:
                     session.cancel.append((run.id, serial, call, attempt))
+
+    def run_ended(self, run_id: str) -> None:
+        """One live run less; its waits, if it had any, no longer hold its ancestors' deadlines."""
+        self.live_runs -= 1
+        self.rearm_family(self.engine.runs[run_id].parent)
 
 
 def _idle_last(session: Session) -> bool:
@@ -470,23 +486,27 @@ def _submitted(shell: Shell, event: ev.RunSubmitted) -> None:
 
 
 def _asked(shell: Shell, event: ev.ApprovalRequested | ev.ApprovalResolved) -> None:
-    shell.rearm(event.run)
+    shell.rearm_family(event.run)
+
+
+def _node_failed(shell: Shell, event: ev.NodeFailed) -> None:
+    shell.stop_orphans(event)
 
 
 def _run_succeeded(shell: Shell, event: ev.RunSucceeded) -> None:
     shell.counters.runs_succeeded += 1
-    shell.live_runs -= 1
+    shell.run_ended(event.run)
 
 
 def _run_failed(shell: Shell, event: ev.RunFailed) -> None:
     shell.counters.runs_failed += 1
-    shell.live_runs -= 1
+    shell.run_ended(event.run)
     shell.stop_orphans(event)
 
 
 def _run_cancelled(shell: Shell, event: ev.RunCancelled) -> None:
     shell.counters.runs_cancelled += 1
-    shell.live_runs -= 1
+    shell.run_ended(event.run)
     shell.stop_orphans(event)
 
 
@@ -498,6 +518,7 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.RunSubmitted: _submitted,
     ev.ApprovalRequested: _asked,
     ev.ApprovalResolved: _asked,
+    ev.NodeFailed: _node_failed,
     ev.RunSucceeded: _run_succeeded,
     ev.RunFailed: _run_failed,
     ev.RunCancelled: _run_cancelled,

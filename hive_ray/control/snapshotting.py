@@ -75,7 +75,7 @@ class Snapshotter:
             self._partition, shell.engine.fleet.epoch, shell.durable_seq, shell.journal.number
         )
         writer = SnapshotWriter(header, self._manifest)
-        dirty = list(shell.dirty | shell.engine.charged)
+        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged)
         shell.dirty, shell.engine.charged = {}, {}
         until_s = time.monotonic() + SLICE_S
         for run_id in dirty:

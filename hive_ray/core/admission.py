@@ -32,14 +32,19 @@ class Exhausted(msgspec.Struct, frozen=True):
 MTOK = 1_000_000
 
 
-def worst_case_nanousd(node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
+def worst_case_nanousd(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
     """Strict upper bound on what an attempt can cost.
 
     Without a tokenizer a byte of text counts as a token, at the dearest class; in a conversation the
     bound is the last measured input and output plus the bytes that joined since.
     """
-    if step.kind in (StepKind.LLM, StepKind.DECIDE):
+    if step.kind is StepKind.LLM:
         return _llm_bound(node.model, visit, inputs) if node.model else 0
+    if step.kind is StepKind.DECIDE:
+        written = [run.memory[key] for key in node.output_keys if key in run.memory]
+        return (
+            _price(node.model, _prompt_tokens(node.model, [*inputs.values(), *written])) if node.model else 0
+        )
     if step.turn >= 0:
         tool = agent_loop.tool_plan(node, step.name)
         return tool.cost_nanousd if tool else 0
@@ -49,11 +54,16 @@ def worst_case_nanousd(node: NodePlan, visit: Visit, step: Step, inputs: dict[st
 def _llm_bound(model: ModelPlan, visit: Visit, inputs: dict[str, Value]) -> int:
     loop = visit.loop
     if loop is not None and loop.measured_tokens:
-        tokens = loop.measured_tokens + loop.appended_bytes
-    else:
-        tokens = model.prompt_bytes + sum(value.size for value in inputs.values())
-        if loop is not None:
-            tokens += sum(turn.value.size for turn in loop.conversation)
+        return _price(model, loop.measured_tokens + loop.appended_bytes)
+    said = [turn.value for turn in loop.conversation] if loop is not None else []
+    return _price(model, _prompt_tokens(model, [*inputs.values(), *said]))
+
+
+def _prompt_tokens(model: ModelPlan, values: list[Value]) -> int:
+    return model.prompt_bytes + sum(value.size for value in values)
+
+
+def _price(model: ModelPlan, tokens: int) -> int:
     nanousd = tokens * model.input_nanousd_per_mtok + model.max_tokens * model.output_nanousd_per_mtok
     return -(-nanousd // MTOK)
 

@@ -15,7 +15,7 @@ from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.routing import inputs_of
-from hive_ray.core.run import Run, RunStatus, Visit
+from hive_ray.core.run import ITEMS, Children, Run, RunStatus, Visit
 from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.compiled import CompiledGraph, MapPlan, NodeKind, NodePlan, extract_facts
 
@@ -43,16 +43,17 @@ def begin(run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, Com
         return Opened([steps.fail_node(run, node, visit, FailureKind.LIMIT_EXCEEDED, why)], [])
     if node.kind is NodeKind.SUBGRAPH:
         return _open(run, graph, visit, bodies, total=1)
-    items = _items(run, graph, visit)
     plan = _plan(node)
-    if isinstance(items, str):
-        return Opened([steps.fail_node(run, node, visit, FailureKind.BAD_INPUT, items)], [])
+    value = inputs_of(run, graph, visit).get(plan.over) or run.memory.get(plan.over)
+    items = _items(plan, value)
+    if value is None or isinstance(items, str):
+        return Opened([steps.fail_node(run, node, visit, FailureKind.BAD_INPUT, str(items))], [])
     if len(items) > plan.max_items:
         why = f"{plan.over} has {len(items)} items, more than max_items = {plan.max_items}"
         return Opened([steps.fail_node(run, node, visit, FailureKind.LIMIT_EXCEEDED, why)], [])
     if not items:
         return Opened([_collect(run, visit)], [])
-    return _open(run, graph, visit, bodies, total=len(items))
+    return _open(run, graph, visit, bodies, len(items), value)
 
 
 def _plan(node: NodePlan) -> MapPlan:
@@ -60,9 +61,8 @@ def _plan(node: NodePlan) -> MapPlan:
     return node.map
 
 
-def _items(run: Run, graph: CompiledGraph, visit: Visit) -> list[Any] | str:
-    plan = _plan(graph.nodes[visit.node])
-    value = inputs_of(run, graph, visit).get(plan.over) or run.memory.get(plan.over)
+def _items(plan: MapPlan, value: Value | None) -> list[Any] | str:
+    """The list, or what is wrong with it."""
     if value is None:
         return f"{plan.over} is not in memory: a map needs a list there"
     if value.blob:
@@ -74,25 +74,43 @@ def _items(run: Run, graph: CompiledGraph, visit: Visit) -> list[Any] | str:
 
 
 def _open(
-    run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph], total: int
+    run: Run,
+    graph: CompiledGraph,
+    visit: Visit,
+    bodies: Mapping[str, CompiledGraph],
+    total: int,
+    items: Value | None = None,
 ) -> Opened:
+    """Fill the window. ``items``: the list, when the map begins; later it stands in the visit."""
     node = graph.nodes[visit.node]
-    started = visit.children.started if visit.children else 0
-    live = len(visit.children.live) if visit.children else 0
+    children = visit.children or Children(total, items=items)
     window = node.map.window if node.map else 1
-    until = min(total, started + window - live)
-    numbers = range(started, until)
+    until = min(total, children.started + window - len(children.live))
+    numbers = range(children.started, until)
+    if not numbers:
+        return NOTHING_OPENED
     ids = tuple(f"{run.id}-{visit.serial}-{number}" for number in numbers)
-    progressed = Draft(ev.MapProgressed(run.id, visit.serial, until, total, children=ids))
-    inputs = inputs_of(run, graph, visit)
-    items = _items(run, graph, visit) if node.map else []
-    born: list[Draft] = []
-    for number, child in zip(numbers, ids, strict=True):
-        given = dict(inputs)
-        if node.map and isinstance(items, list):
-            given[node.map.item_key] = inline(items[number])
-        born.append(_child(run, visit, child, number, bodies[_body(node)], given))
+    event = ev.MapProgressed(run.id, visit.serial, until, total, children=ids)
+    progressed = draft(event, StepContent(outputs={ITEMS: items})) if items else Draft(event)
+    given = _given(run, graph, visit, children.items, numbers)
+    body = bodies[_body(node)]
+    born = [
+        _child(run, visit, child, number, body, inputs)
+        for number, child, inputs in zip(numbers, ids, given, strict=True)
+    ]
     return Opened([progressed], born)
+
+
+def _given(
+    run: Run, graph: CompiledGraph, visit: Visit, items: Value | None, numbers: range
+) -> list[dict[str, Value]]:
+    """The input of each new child."""
+    inputs = inputs_of(run, graph, visit)
+    plan = graph.nodes[visit.node].map
+    if plan is None or items is None:
+        return [inputs for _ in numbers]
+    values = decode(items)
+    return [{**inputs, plan.item_key: inline(values[number])} for number in numbers]
 
 
 def _body(node: NodePlan) -> str:
@@ -148,9 +166,7 @@ def _result(node: NodePlan, child: Run, kind: str, why: str) -> dict[str, Value]
     return {}
 
 
-def move_window(
-    run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph]
-) -> Opened:
+def move_window(run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, CompiledGraph]) -> Opened:
     """Start the next items, or end the node when all have ended."""
     children = visit.children
     if children is None:
@@ -176,9 +192,7 @@ def _handed_up(run: Run, graph: CompiledGraph, node: NodePlan, visit: Visit) -> 
 
 def _collect(run: Run, visit: Visit) -> Draft:
     """A worker puts the list together: items may be blobs, which the controller never reads."""
-    return Draft(
-        ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.COLLECT, "collect", "function")
-    )
+    return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.COLLECT, "collect", "function"))
 
 
 def collect_inputs(visit: Visit) -> dict[str, Value]:

@@ -7,7 +7,8 @@ one command belong in one journal segment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hive_ray.core import admission, agent_loop, children, fleet, lifecycle, people, routing, steps
@@ -57,6 +58,11 @@ class Engine:
         """Live child runs by parent."""
         self.charged: dict[str, None] = {}
         """Runs that changed only by what their children cost; whoever takes snapshots empties it."""
+        self._unborn: deque[Run] = deque()
+        """Child runs that were submitted and have not begun."""
+        self._untold: deque[Run] = deque()
+        """Child runs that ended and whose parent has not been told."""
+        self._settling = False
         self.fleet = fleet.Fleet()
         self.graphs: dict[str, CompiledGraph] = {}
         self._evaluator = evaluator
@@ -70,62 +76,75 @@ class Engine:
         for drafted in drafts:
             self.seq += 1
             event = drafted.event
-            run = self._evolve(event, drafted.decoded, now.wall_us, self.seq)
+            if event.run:
+                self._evolve_indexed(event, drafted.decoded, now.wall_us, self.seq)
+            else:
+                self._evolve_fleet(event, now.wall_us, self.seq)
             self.sink(self.seq, drafted)
-            if run is not None and run.parent:
-                self._note_child(run, event)
 
-    def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run | None:
-        if not event.run:
-            fleet.evolve(self.fleet, event, at_us)
-            self.fleet.seq = seq
-            return None
+    def _evolve_fleet(self, event: ev.Event, at_us: int, seq: int) -> None:
+        fleet.evolve(self.fleet, event, at_us)
+        self.fleet.seq = seq
+
+    def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
+        """Apply an event of a run, and keep queues, leases and live children in step with it."""
         kind = type(event)
-        if kind is ev.RunSubmitted:
-            return self._born(event, content, at_us, seq)
-        run = self.runs[event.run]
         before = _BEFORE.get(kind)
         if before is not None:
-            before(self.fleet, run, event)
-        spent, reserved = run.spent_nanousd, run.reserved_nanousd
-        runs.evolve(run, event, content, at_us)
-        run.seq = seq
-        if run.parent and (spent != run.spent_nanousd or reserved != run.reserved_nanousd):
-            self._charge_ancestors(run, run.spent_nanousd - spent, run.reserved_nanousd - reserved, seq)
+            before(self.fleet, self.runs[event.run], event)
+        run = self._evolve(event, content, at_us, seq)
         after = _AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)
-        return run
+        if run.parent:
+            self._note_child(run, event)
 
-    def _born(self, event: Any, content: StepContent, at_us: int, seq: int) -> Run:
-        run = runs.begin(event, content, at_us)
+    def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run:
+        """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
+        if isinstance(event, ev.RunSubmitted):
+            run = self.runs[event.run] = runs.begin(event, content, at_us)
+            run.seq = seq
+            return run
+        run = self.runs[event.run]
+        if not run.parent:
+            runs.evolve(run, event, content, at_us)
+            run.seq = seq
+            return run
+        spent, reserved, waits = run.spent_nanousd, run.reserved_nanousd, run.waits
+        runs.evolve(run, event, content, at_us)
         run.seq = seq
-        self.runs[event.run] = run
-        fleet.note_submission(self.fleet, run)
+        change = runs.Change(run.spent_nanousd - spent, run.reserved_nanousd - reserved, run.waits - waits)
+        if change != runs.NO_CHANGE:
+            self._change_ancestors(run, change, at_us, seq)
         return run
 
-    def _charge_ancestors(self, run: Run, spent: int, reserved: int, seq: int) -> None:
-        """A child's money is its ancestors' too; one restored at a later seq has counted it already."""
+    def _change_ancestors(self, run: Run, change: runs.Change, at_us: int, seq: int) -> None:
+        """A child's money and waits are its ancestors' too; one restored at a later seq has counted them."""
         while run.parent:
             run = self.runs[run.parent]
             if run.seq < seq:
-                run.spent_nanousd += spent
-                run.reserved_nanousd += reserved
+                runs.change(run, change, at_us)
                 run.seq = seq
                 self.charged[run.id] = None
 
     def _note_child(self, run: Run, event: ev.Event) -> None:
         if isinstance(event, ev.RunSubmitted):
             self.children.setdefault(run.parent, {})[run.id] = None
-        elif run.terminal:
-            self.children.get(run.parent, {}).pop(run.id, None)
+        elif run.terminal and run.parent in self.children:
+            siblings = self.children[run.parent]
+            siblings.pop(run.id, None)
+            if not siblings:
+                del self.children[run.parent]
 
     def replay(self, seq: int, at_us: int, event: ev.Event, content: StepContent) -> None:
-        """Apply an event read from the journal, unless a snapshot already shows it."""
+        """Apply an event read from the journal, unless a snapshot already shows it.
+
+        The index is left alone: what is restored may be newer in one place than in another.
+        """
         self.seq = max(self.seq, seq)
         if not event.run:
             if seq > self.fleet.seq:
-                self._evolve(event, content, at_us, seq)
+                self._evolve_fleet(event, at_us, seq)
             return
         run = self.runs.get(event.run)
         if run is None or seq > run.seq:
@@ -138,6 +157,21 @@ class Engine:
         for run in self.runs.values():
             if run.parent and not run.terminal:
                 self.children.setdefault(run.parent, {})[run.id] = None
+
+    def family_order(self, names: Iterable[str]) -> list[str]:
+        """Runs with all their ancestors, children first; the fleet (the empty name) stays.
+
+        A snapshot taken run by run in this order never shows a child's cost that its parent lacks.
+        """
+        found: dict[str, int] = {}
+        for name in names:
+            while name not in found:
+                run = self.runs.get(name)
+                found[name] = run.depth if run is not None else 0
+                if run is None or not run.parent:
+                    break
+                name = run.parent
+        return sorted(found, key=lambda name: -found[name])
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -159,7 +193,7 @@ class Engine:
             if known is not None and known.digest != command.digest:
                 return Refused(
                     "mismatch",
-                    f"Idempotency-Key {command.idempotency_key} was used for run {known.run} with another body",
+                    f"Idempotency-Key {command.idempotency_key} belongs to run {known.run}, another body",
                 )
             if known is not None:
                 return self.runs[known.run]
@@ -209,9 +243,19 @@ class Engine:
         if earlier is not None:
             if earlier == runs.answer_digest(command.decision, command.digest):
                 return run
-            return Refused("conflict", f"approval {command.approval} is already resolved: {earlier.split(':')[0]}")
+            return Refused(
+                "conflict", f"approval {command.approval} is already resolved: {earlier.split(':')[0]}"
+            )
         graph = self.graphs[run.graph]
-        return self._on_run(command.run, lambda run: people.resolve(run, graph, command, now), now)
+        found = people.find_wait(run, command.approval)
+        decided = people.resolve(run, graph, command, now)
+        if isinstance(decided, Refused):
+            return decided
+        self._record(decided, now)
+        if found is not None and found[1].reason == "pause":
+            self._open_children(run, graph, found[0], now)
+        self._advance(run, now)
+        return run
 
     def signal(self, command: Signal, now: Moment) -> Run | Refused:
         return self._by_client(command, "answer", now)
@@ -248,23 +292,7 @@ class Engine:
 
     def command(self, command: Command, now: Moment) -> Run | fleet.Agent | Refused:
         """Decide any command."""
-        match command:
-            case Submit():
-                return self.submit(command, now)
-            case Cancel():
-                return self.cancel(command, now)
-            case Pause():
-                return self.pause(command, now)
-            case Resume():
-                return self.resume(command, now)
-            case Resolve():
-                return self.resolve(command, now)
-            case Signal():
-                return self.signal(command, now)
-            case Complete():
-                return self.complete(command, now)
-            case Register():
-                return self.register(command, now)
+        return _HANDLERS[type(command)](self, command, now)
 
     # --- timers ----------------------------------------------------------------------------------
 
@@ -286,8 +314,7 @@ class Engine:
             if wait is not None and wait.deadline_us <= now.wall_us and not run.terminal:
                 self._record(people.expire(run, graph, visit, wait), now)
                 self._advance(run, now)
-        waiting = any(visit.wait is not None for visit in run.visits.values())
-        if not run.terminal and not waiting and run.deadline_us <= now.wall_us and not run.parent:
+        if not run.terminal and not run.waits and run.deadline_us <= now.wall_us and not run.parent:
             self._record(lifecycle.out_of_time(run, graph), now)
             self._advance(run, now)
 
@@ -327,6 +354,12 @@ class Engine:
         """A lease that never reached its worker: the attempt did not begin."""
         run_id, serial, call, number = attempt
         self._record([Draft(ev.LeaseReturned(run_id, serial, call, number))], now)
+
+    def is_orphan(self, attempt: fleet.AttemptRef) -> bool:
+        """Whether an attempt is under way though its node or run has ended."""
+        run_id, serial, call, number = attempt
+        run = self.runs.get(run_id)
+        return run is not None and runs.attempt_key(serial, call, number) in run.orphans
 
     def report(self, outcome: Outcome, now: Moment, content: StepContent | None = None) -> None:
         """The end of an attempt, and everything that follows from it."""
@@ -376,7 +409,7 @@ class Engine:
         node = graph.nodes[visit.node]
         inputs = self._inputs(run, graph, visit, step)
         payer = self._payer(run)
-        answer = admission.admit(payer, admission.worst_case_nanousd(node, visit, step, inputs))
+        answer = admission.admit(payer, admission.worst_case_nanousd(run, node, visit, step, inputs))
         if isinstance(answer, admission.Wait):
             return answer
         if isinstance(answer, admission.Exhausted):
@@ -446,7 +479,12 @@ class Engine:
     # --- moving on -------------------------------------------------------------------------------
 
     def _advance(self, run: Run, now: Moment) -> None:
-        """Take a run as far as it goes without another outcome."""
+        """Take a run as far as it goes without another outcome, and its family with it."""
+        self._walk(run, now)
+        if self._unborn or self._untold:
+            self._settle(now)
+
+    def _walk(self, run: Run, now: Moment) -> None:
         graph = self.graphs[run.graph]
         while not run.terminal:
             if run.ended:
@@ -461,10 +499,36 @@ class Engine:
                 break
         if not run.terminal:
             self._record(routing.finish(run, graph), now)
-        if self.children:
+        if run.id in self.children:
             self._cancel_orphaned_children(run, now)
         if run.terminal and run.parent:
-            self._tell_parent(run, now)
+            self._untold.append(run)
+
+    def _settle(self, now: Moment) -> None:
+        """Begin new children and tell the parents of ended ones.
+
+        One after the other rather than nested: a map may have thousands of items that end at once.
+        """
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while self._unborn or self._untold:
+                if self._unborn:
+                    self._begin_child(self._unborn.popleft(), now)
+                else:
+                    self._tell_parent(self._untold.popleft(), now)
+        finally:
+            self._settling = False
+
+    def _begin_child(self, child: Run, now: Moment) -> None:
+        """Unless its parent failed in the meantime; a child of a paused run is born paused."""
+        if child.terminal:
+            return
+        parent = self.runs[child.parent]
+        if parent.paused:
+            self._record([Draft(ev.RunPaused(child.id, parent.reason))], now)
+        self._begin(child, now)
 
     def _cancel_orphaned_children(self, run: Run, now: Moment) -> None:
         for child_id in self._live_children(run.id):
@@ -473,13 +537,15 @@ class Engine:
                 self.cancel(Cancel(child_id, f"its parent {run.id} went on without it"), now)
 
     def _proceed_visits(self, run: Run, graph: CompiledGraph, now: Moment) -> bool:
-        """Move agent loops and maps on; whether anything happened."""
+        """Move agent loops on, and end what nothing can move; whether anything happened."""
         moved = False
         for visit in list(run.visits.values()):
-            if visit.loop is not None:
-                drafts = agent_loop.proceed(run, graph, visit, now)
+            drafts = agent_loop.proceed(run, graph, visit, now) if visit.loop is not None else []
+            if not drafts and not visit.steps and visit.wait is None:
+                drafts = lifecycle.fail_stuck(run, graph, visit)
+            if drafts:
                 self._record(drafts, now)
-                moved = moved or bool(drafts)
+                moved = True
         return moved
 
     def _enter(self, run: Run, graph: CompiledGraph, entered: list[Draft], now: Moment) -> None:
@@ -495,30 +561,31 @@ class Engine:
             if node.kind in routing.LOOPS:
                 self._record([agent_loop.begin(run, graph, visit)], now)
             self._record(people.ask(run, graph, visit, now), now)
-            if node.kind in (NodeKind.MAP, NodeKind.SUBGRAPH) and not node.pause:
-                self._open(run, children.begin(run, graph, visit, self.graphs), now)
+            self._open_children(run, graph, visit, now)
 
-    def _open(self, run: Run, opened: children.Opened, now: Moment) -> None:
+    def _open_children(self, run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> None:
+        """Begin a map or a subgraph that waits for nobody."""
+        if graph.nodes[visit.node].kind in _WITH_CHILDREN and visit.wait is None:
+            self._open(children.begin(run, graph, visit, self.graphs), now)
+
+    def _open(self, opened: children.Opened, now: Moment) -> None:
         self._record(opened.parent, now)
         self._record(opened.children, now)
-        for born in opened.children:
-            child = self.runs[born.event.run]
-            self._begin(child, now)
+        self._unborn.extend(self.runs[born.event.run] for born in opened.children)
 
     def _tell_parent(self, child: Run, now: Moment) -> None:
-        parent = self.runs.get(child.parent)
-        visit = parent.visits.get(child.parent_serial) if parent is not None else None
-        if parent is None or visit is None or visit.children is None:
-            return
-        if child.item not in visit.children.live:
+        parent = self.runs[child.parent]
+        visit = parent.visits.get(child.parent_serial)
+        if visit is None or visit.children is None or child.item not in visit.children.live:
             return
         graph = self.graphs[parent.graph]
         self._record(children.child_ended(parent, graph, visit, child), now)
         if visit.serial in parent.visits:
-            self._open(parent, children.move_window(parent, graph, visit, self.graphs), now)
-        self._advance(parent, now)
+            self._open(children.move_window(parent, graph, visit, self.graphs), now)
+        self._walk(parent, now)
 
 
+_WITH_CHILDREN = (NodeKind.MAP, NodeKind.SUBGRAPH)
 _PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERATE)
 
 
@@ -578,6 +645,17 @@ def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed) -> None:
     for pool, step in fleet.ready_steps(run):
         fleet.enqueue(index, pool, step)
 
+
+_HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | Refused]] = {
+    Submit: Engine.submit,
+    Cancel: Engine.cancel,
+    Pause: Engine.pause,
+    Resume: Engine.resume,
+    Resolve: Engine.resolve,
+    Signal: Engine.signal,
+    Complete: Engine.complete,
+    Register: Engine.register,
+}
 
 Indexer = Callable[[fleet.Fleet, Run, Any], None]
 

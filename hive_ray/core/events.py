@@ -322,8 +322,8 @@ EVENTS: dict[str, type[Event]] = {
     for cls in (
         RunSubmitted, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
-        StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled, TimerFired,
-        LateOutcome, ApprovalRequested, ApprovalResolved,
+        StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
+        TimerFired, LateOutcome, ApprovalRequested, ApprovalResolved,
         WorkerAttached, WorkerLost, AgentRegistered,
     )
 }  # fmt: skip

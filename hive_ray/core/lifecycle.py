@@ -7,7 +7,8 @@ from hive_ray.core.commands import Cancel, Moment, Pause, Refused, Resume, Submi
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.routing import fail_run
-from hive_ray.core.run import Run
+from hive_ray.core.run import Run, Visit
+from hive_ray.core.steps import fail_node
 from hive_ray.graph.compiled import CompiledGraph
 
 
@@ -56,6 +57,15 @@ def resume(run: Run, command: Resume) -> list[Draft] | Refused:
     if not run.paused:
         return []
     return [Draft(ev.RunResumed(run.id, command.principal))]
+
+
+def fail_stuck(run: Run, graph: CompiledGraph, visit: Visit) -> list[Draft]:
+    """End a visit at which nothing is under way and that waits for nobody: a fault here, never a hang."""
+    if visit.children is not None and visit.children.live:
+        return []
+    node = graph.nodes[visit.node]
+    why = f"nothing is under way at node {node.id}, and it waits for nobody: please report this"
+    return [fail_node(run, node, visit, FailureKind.INTERNAL, why)]
 
 
 def out_of_time(run: Run, graph: CompiledGraph) -> list[Draft]:

@@ -100,7 +100,7 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a step produced. Content: encrypted at rest, never logged."""
 
     outputs: dict[str, Value] = {}
-    """Node outputs; in an agent loop, what ``set_output`` set in this turn; a loop's tool call: ``result``."""
+    """Node outputs; in an agent loop, what this turn's ``set_output`` set, or a tool call's ``result``."""
     facts: dict[str, Any] = {}
     """``graph.compiled.extract_facts`` of the outputs."""
     delta: Value | None = None

@@ -14,8 +14,8 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
 from hive_ray.core.routing import first_step, inputs_of, losing_keys
 from hive_ray.core.run import Run, Visit, Wait
-from hive_ray.core.values import inline
-from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
+from hive_ray.core.values import NULL, Value, decode, inline
+from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
 
 ANSWERS = {
     "approval": ("approve", "reject", "edit"),
@@ -108,21 +108,30 @@ def _decided(
     if decision == "reject" and not node.human.has_approved:
         feedback = content.message or "a human rejected it"
         return [steps.fail_node(run, node, visit, FailureKind.REJECTED, feedback)]
-    outputs = {key: content.outputs[key] for key in node.output_keys if key in content.outputs}
-    facts = {name: fact for name, fact in content.facts.items() if name.partition(".")[0] in outputs}
-    for key in node.output_keys:
-        if key not in outputs:
-            outputs[key] = inline(decision != "reject" if key == "approved" else None)
-            facts[key] = decision != "reject" if key == "approved" else None
-    return agent_loop.end_well(run, node, visit, StepContent(outputs=outputs, facts=facts))
+    outputs = {key: content.outputs.get(key, NULL) for key in node.output_keys}
+    if "approved" in outputs and "approved" not in content.outputs:
+        outputs["approved"] = inline(decision != "reject")
+    return agent_loop.end_well(run, node, visit, _with_facts(graph, outputs, content))
+
+
+def _with_facts(graph: CompiledGraph, outputs: dict[str, Value], content: StepContent) -> StepContent:
+    """A person's outputs with their facts; those of large values must have come with the answer."""
+    small = {key: decode(value) for key, value in outputs.items() if not value.blob}
+    facts = extract_facts(graph, small)
+    for name, fact in content.facts.items():
+        key = name.partition(".")[0]
+        if key in outputs and key not in small:
+            facts[name] = fact
+    return StepContent(outputs=outputs, facts=facts, route=content.route)
 
 
 def _completed(run: Run, graph: CompiledGraph, visit: Visit, content: StepContent) -> list[Draft]:
     node = graph.nodes[visit.node]
     loop = visit.loop
     assert loop is not None
-    outputs = {**loop.outputs, **{k: v for k, v in content.outputs.items() if k in node.output_keys}}
-    ended = StepContent(outputs=outputs, facts={**loop.facts, **content.facts})
+    last = {key: value for key, value in content.outputs.items() if key in node.output_keys}
+    given = _with_facts(graph, last, content)
+    ended = StepContent(outputs=loop.outputs | given.outputs, facts=loop.facts | given.facts)
     if not _ends_run(graph, node, ended):
         return agent_loop.end_well(run, node, visit, ended)
     dropped = losing_keys(run, visit, list(ended.outputs))
@@ -155,12 +164,12 @@ def _unknown_resolved(
     if decision == "abort":
         why = f"a human aborted after the unknown outcome of {step.name or node.id}"
         return [steps.fail_node(run, node, visit, FailureKind.OUTCOME_UNKNOWN, why)]
-    outputs = dict(content.outputs)
     if step.turn >= 0:
-        outputs = {"result": outputs.get("result", inline("it happened, as a human confirmed"))}
+        result = content.outputs.get("result", inline("it happened, as a human confirmed"))
+        content = StepContent(outputs={"result": result})
     else:
-        outputs = {key: outputs.get(key, inline(None)) for key in node.output_keys}
-    content = StepContent(outputs=outputs, facts=content.facts)
+        outputs = {key: content.outputs.get(key, NULL) for key in node.output_keys}
+        content = _with_facts(graph, outputs, content)
     outcome = Outcome(run.id, visit.serial, step.call, step.attempt, "", encode(content), name=step.name)
     return steps.succeeded(run, graph, visit, step, outcome, content, "human")
 

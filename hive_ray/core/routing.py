@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-
 from hive_ray.core import events as ev
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
@@ -48,10 +47,23 @@ def leave(run: Run, graph: CompiledGraph, ended: Ended, evaluator: Evaluator) ->
                 tuple(edge.index for edge in edges),
                 tuple(edge.target for edge in edges),
                 tuple(edge.id for edge in edges),
+                tuple(path_over(ended.visit.path, edge, len(edges)) for edge in edges),
                 node.terminal and not edges,
             )
         )
     ]
+
+
+def path_over(path: tuple[int, ...], edge: EdgePlan, taken: int) -> tuple[int, ...]:
+    """Place of the visit behind an edge, given the place of the visit before it.
+
+    A place is the way there: numbers of nodes passed in a row, and between them the edges chosen where
+    the run divided. In the order of tuples a visit stands behind those it follows from, and parallel
+    visits stand in the order in which the dividing edges are declared.
+    """
+    if taken > 1:
+        return (*path, edge.index, 0)
+    return (*path[:-1], path[-1] + 1) if path else ()
 
 
 class _BadCondition(Exception):
@@ -66,17 +78,20 @@ def _edges_to_take(
 ) -> list[EdgePlan]:
     if ended.completed or (node.terminal and not ended.failure):
         return []
+    edges = [graph.edges[index] for index in node.out_edges]
+    if len(edges) > 1:
+        edges.sort(key=_priority_first)
     best: list[EdgePlan] = []
-    for index in node.out_edges:
-        edge = graph.edges[index]
+    for edge in edges:
         if best and edge.priority < best[0].priority:
-            continue
-        if not _matches(run, graph, edge, ended, evaluator):
-            continue
-        if best and edge.priority > best[0].priority:
-            best = []
-        best.append(edge)
+            break
+        if _matches(run, graph, edge, ended, evaluator):
+            best.append(edge)
     return best
+
+
+def _priority_first(edge: EdgePlan) -> int:
+    return -edge.priority
 
 
 def _matches(run: Run, graph: CompiledGraph, edge: EdgePlan, ended: Ended, evaluator: Evaluator) -> bool:
@@ -142,24 +157,21 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
         why = f"the node was visited {node.max_visits} times (max_node_visits)"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
     tokens = [token for token in run.tokens if token.target == node.index]
-    floor, ancestors = _ancestry(run, tokens)
+    floor, path = _place(run, tokens)
     edge = min((token.edge for token in tokens), default=-1)
     step, name, pool = first_step(node)
-    return Draft(
-        ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, ancestors, step, name, pool)
-    )
+    return Draft(ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, path, step, name, pool))
 
 
-def _ancestry(run: Run, tokens: list[Token]) -> tuple[int, tuple[int, ...]]:
-    """Which visits came before: everything, if these tokens are all that moves in the run."""
-    if not run.visits and len(tokens) == len(run.tokens):
+def _place(run: Run, tokens: list[Token]) -> tuple[int, tuple[int, ...]]:
+    """Floor and path of the visit that spends these tokens.
+
+    The floor rises to the present when the visit follows from everything so far: nothing else moves, and
+    no branch has come to an end of its own. So it does not depend on which branch ends first.
+    """
+    if not run.visits and not run.strays and len(tokens) == len(run.tokens):
         return run.serial, ()
-    floor = max((token.floor for token in tokens), default=0)
-    above: set[int] = set()
-    for token in tokens:
-        above.add(token.serial)
-        above.update(token.ancestors)
-    return floor, tuple(sorted(serial for serial in above if serial > floor))
+    return max((token.floor, token.path) for token in tokens)
 
 
 def first_step(node: NodePlan, paused: bool = False) -> tuple[str, str, str]:
@@ -201,15 +213,13 @@ def _fail_by_node(run: Run, node: NodePlan, ended: Ended) -> Draft:
 
 
 def losing_keys(run: Run, visit: Visit, keys: list[str]) -> tuple[str, ...]:
-    """Keys of which a parallel branch, declared later, has already written the value that stays."""
-    if visit.serial == visit.floor + 1 and not visit.ancestors:
+    """Keys whose value in memory stays, since a visit that stands later has written it already."""
+    if visit.serial == visit.floor + 1 and not visit.path:
         return ()
     lost: list[str] = []
     for key in keys:
         writer = run.writers.get(key)
-        if writer is None or writer.serial <= visit.floor or writer.serial == visit.serial:
-            continue
-        if writer.serial not in visit.ancestors and writer.edge > visit.edge:
+        if writer is not None and (writer.floor, writer.path) > (visit.floor, visit.path):
             lost.append(key)
     return tuple(lost)
 
@@ -224,5 +234,3 @@ def inputs_of(run: Run, graph: CompiledGraph, visit: Visit) -> dict[str, Any]:
             if source in memory:
                 inputs[name] = memory[source]
     return inputs
-
-

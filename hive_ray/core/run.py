@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,10 @@ from hive_ray.core.values import Value, inline
 
 ERROR_KEY = "_error"
 """Memory key under which a node behind an ``on_failure`` edge finds what went wrong."""
+
+
+ITEMS = "items"
+"""Key under which the first ``MapProgressed`` of a map holds its list."""
 
 
 class RunStatus(StrEnum):
@@ -64,6 +68,7 @@ class Loop(msgspec.Struct, array_like=True):
     """What an agent loop has gathered."""
 
     turns: int = 0
+    """LLM calls, since the client last spoke if there is one."""
     conversation: list[Turn] = []
     outputs: dict[str, Value] = {}
     facts: dict[str, Any] = {}
@@ -106,6 +111,8 @@ class Children(msgspec.Struct, array_like=True):
     """Item to child run."""
     results: dict[int, dict[str, Value]] = {}
     failures: dict[int, str] = {}
+    items: Value | None = None
+    """The list as it was when the map began."""
 
 
 class Visit(msgspec.Struct, array_like=True):
@@ -113,9 +120,9 @@ class Visit(msgspec.Struct, array_like=True):
 
     serial: int
     node: int
-    edge: int
     floor: int
-    ancestors: tuple[int, ...]
+    path: tuple[int, ...]
+    """Place in the order of visits; see ``routing.path_over``."""
     mapping_edges: tuple[int, ...] = ()
     """Edges by which the visit was entered: their input mappings apply."""
     steps: dict[int, Step] = {}
@@ -133,9 +140,8 @@ class Token(msgspec.Struct, array_like=True):
 
     edge: int
     target: int
-    serial: int
     floor: int
-    ancestors: tuple[int, ...]
+    path: tuple[int, ...]
 
 
 class Ended(msgspec.Struct, array_like=True):
@@ -157,10 +163,10 @@ class Orphan(msgspec.Struct, array_like=True):
 
 
 class Writer(msgspec.Struct, array_like=True):
-    """Who wrote a key of memory last, in the causal order of visits."""
+    """Place of the visit whose value of a key stands, in the order of ``routing.losing_keys``."""
 
-    serial: int
-    edge: int
+    floor: int
+    path: tuple[int, ...]
 
 
 class Run(msgspec.Struct):
@@ -203,6 +209,10 @@ class Run(msgspec.Struct):
     writers: dict[str, Writer] = {}
     output_keys: list[str] = []
     """Keys that nodes have written, in order of first writing."""
+    strays: bool = False
+    """A visit above the present floor ended without taking an edge: later ones do not follow from it."""
+    waits: int = 0
+    """Open waits for people, those of child runs included."""
     last_ended: int = -1
     terminal_reached: bool = False
     completed: bool = False
@@ -222,6 +232,8 @@ class Run(msgspec.Struct):
     """Attempt -> what a human decided about its unknown outcome."""
     orphans: dict[str, Orphan] = {}
     """``serial.call.attempt`` of attempts that ended for the run before they ended at their worker."""
+    unseen: dict[str, int] = {}
+    """Attempts whose end nobody saw, with what was charged for them: a late outcome corrects it."""
     seq: int = 0
     """Sequence number of the last event applied."""
     segments: list[int] = []
@@ -230,6 +242,25 @@ class Run(msgspec.Struct):
     @property
     def terminal(self) -> bool:
         return self.status in TERMINAL
+
+
+class Change(NamedTuple):
+    """What an event of a run changes in its ancestors too."""
+
+    spent_nanousd: int
+    reserved_nanousd: int
+    waits: int
+
+
+NO_CHANGE = Change(0, 0, 0)
+
+
+def change(run: Run, change: Change, at_us: int) -> None:
+    """Apply what happened in a child run."""
+    run.spent_nanousd += change.spent_nanousd
+    run.reserved_nanousd += change.reserved_nanousd
+    if change.waits:
+        wait_more(run, change.waits, at_us)
 
 
 def status_of(run: Run) -> RunStatus:
@@ -325,6 +356,8 @@ def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_
     step = visit.steps.pop(event.call)
     run.reserved_nanousd -= step.reserved_nanousd
     run.spent_nanousd += event.cost_nanousd
+    if run.unseen and not event.resolved_by:
+        run.unseen.pop(attempt_key(event.serial, event.call, event.attempt), None)
     if step.kind is StepKind.DECIDE:
         _close(run, visit, Ended(visit, chosen=content.chosen))
     elif visit.loop is not None:
@@ -362,8 +395,17 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
 def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:
     step = run.visits[event.serial].steps[event.call]
     _release(run, step)
-    run.spent_nanousd += event.cost_nanousd
+    _charge_failed(run, event)
     step.status = StepStatus.UNKNOWN if event.kind == FailureKind.OUTCOME_UNKNOWN else StepStatus.BACKOFF
+
+
+def _charge_failed(run: Run, event: ev.StepFailed | ev.LateOutcome) -> None:
+    run.spent_nanousd += event.cost_nanousd
+    key = attempt_key(event.serial, event.call, event.attempt)
+    if event.unseen:
+        run.unseen[key] = event.cost_nanousd
+    elif run.unseen:
+        run.unseen.pop(key, None)
 
 
 def _tool_turn_failed(loop: Loop, step: Step, message: str) -> None:
@@ -409,7 +451,7 @@ def _begin_turn(loop: Loop) -> None:
 
 
 def _late_outcome(run: Run, event: ev.LateOutcome, content: StepContent, at_us: int) -> None:
-    run.spent_nanousd += event.cost_nanousd
+    _charge_failed(run, event)
     _forget_orphan(run, event.serial, event.call, event.attempt)
 
 
@@ -427,7 +469,9 @@ def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: 
     if run.tokens:
         edges = tuple(token.edge for token in run.tokens if token.target == event.node)
         run.tokens = [token for token in run.tokens if token.target != event.node]
-    visit = Visit(event.serial, event.node, event.edge, event.floor, event.ancestors, edges)
+    visit = Visit(event.serial, event.node, event.floor, event.path, edges)
+    if event.floor == run.serial:
+        run.strays = False
     if event.step:
         visit.steps[0] = Step(0, StepKind(event.step), event.name, event.pool)
         visit.calls = 1
@@ -437,7 +481,8 @@ def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: 
 
 
 def _loop_began(run: Run, event: ev.LoopBegan, content: StepContent, at_us: int) -> None:
-    run.visits[event.serial].loop = Loop(conversation=list(run.conversation) if event.inherits else [], inherits=event.inherits)
+    said = list(run.conversation) if event.inherits else []
+    run.visits[event.serial].loop = Loop(conversation=said, inherits=event.inherits)
 
 
 def _node_succeeded(run: Run, event: ev.NodeSucceeded, content: StepContent, at_us: int) -> None:
@@ -472,7 +517,7 @@ def write_memory(
     """Put a visit's outputs into memory, but for the keys that were decided to lose."""
     if not outputs:
         return
-    writer = Writer(visit.serial, visit.edge)
+    writer = Writer(visit.floor, visit.path)
     for key, value in outputs.items():
         if key in dropped:
             continue
@@ -489,15 +534,17 @@ def _edges_taken(run: Run, event: ev.EdgesTaken, content: StepContent, at_us: in
     position = next(i for i, ended in enumerate(run.ended) if ended.visit.serial == event.serial)
     visit = run.ended.pop(position).visit
     if not event.edges:
+        run.strays = True
         run.terminal_reached = run.terminal_reached or event.terminal
-    for edge, target in zip(event.edges, event.targets, strict=True):
-        run.tokens.append(Token(edge, target, visit.serial, visit.floor, visit.ancestors))
+    for edge, target, path in zip(event.edges, event.targets, event.paths, strict=True):
+        run.tokens.append(Token(edge, target, visit.floor, path))
 
 
 def _map_progressed(run: Run, event: ev.MapProgressed, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
     if visit.children is None:
-        visit.children = Children(event.total)
+        visit.children = Children(event.total, items=content.outputs.get(ITEMS))
+        run.status = RunStatus.RUNNING
     children = visit.children
     if event.item >= 0:
         children.live.pop(event.item, None)
@@ -514,8 +561,8 @@ def _map_progressed(run: Run, event: ev.MapProgressed, content: StepContent, at_
 
 def _approval_requested(run: Run, event: ev.ApprovalRequested, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
-    if not any(other.wait for other in run.visits.values()):
-        run.waiting_since_us = at_us
+    run.status = RunStatus.RUNNING
+    wait_more(run, 1, at_us)
     visit.wait = Wait(
         event.approval,
         event.reason,
@@ -535,9 +582,11 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
     wait = visit.wait
     assert wait is not None
     run.answers[wait.approval] = answer_digest(event.decision, event.digest)
-    _end_wait(run, visit, at_us)
+    visit.wait = None
+    wait_more(run, -1, at_us)
     if wait.reason == "client" and event.decision == "answer" and visit.loop is not None:
         _begin_turn(visit.loop)
+        visit.loop.turns = 0
         said = content.outputs["said"]
         visit.loop.conversation.append(Turn("user", said))
         visit.loop.appended_bytes += said.size
@@ -546,9 +595,12 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
         run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
 
 
-def _end_wait(run: Run, visit: Visit, at_us: int) -> None:
-    visit.wait = None
-    if at_us and not any(other.wait for other in run.visits.values()):
+def wait_more(run: Run, change: int, at_us: int) -> None:
+    """Count waits for people, here or in a child; while there is one, the run's deadline stands still."""
+    if not run.waits:
+        run.waiting_since_us = at_us
+    run.waits += change
+    if not run.waits:
         run.deadline_us += max(0, at_us - run.waiting_since_us)
         run.waiting_since_us = 0
 
@@ -581,6 +633,8 @@ def _finish(run: Run, status: RunStatus, at_us: int) -> None:
     run.tokens = []
     run.ended = []
     run.status = status
+    run.waits = 0
+    run.waiting_since_us = 0
     run.paused = False
     run.finished_us = at_us
 

@@ -17,7 +17,7 @@ from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
 UNSEEN_END = frozenset({FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED})
-"""Failures after which nobody knows whether the effect took place."""
+"""Failures after which nobody knows whether the effect took place, nor what it cost."""
 
 
 def report(
@@ -32,7 +32,7 @@ def report(
     step = visit.steps.get(outcome.call) if visit is not None else None
     if visit is None or step is None or step.attempt != outcome.attempt:
         return _late(run, outcome)
-    if step.status is StepStatus.UNKNOWN:
+    if step.status is StepStatus.UNKNOWN and not _is_unseen(outcome):
         return _answer_by_outcome(run, graph, visit, step, outcome, content, now)
     if step.status is not StepStatus.LEASED:
         return _late(run, outcome)
@@ -41,27 +41,43 @@ def report(
     return succeeded(run, graph, visit, step, outcome, content)
 
 
+def _is_unseen(outcome: Outcome) -> bool:
+    return outcome.started and outcome.failure in UNSEEN_END
+
+
 def _late(run: Run, outcome: Outcome) -> list[Draft]:
+    """What is still open about an attempt is settled once; any other outcome is a repeat."""
     key = attempt_key(outcome.serial, outcome.call, outcome.attempt)
-    said = run.resolved_unknown.get(key, "")
-    contradicts = (said == "happened" and bool(outcome.failure)) or (
-        said == "did_not_happen" and not outcome.failure
-    )
-    if not outcome.cost_nanousd and key not in run.orphans and not contradicts:
+    orphan = run.orphans.get(key)
+    unseen = _is_unseen(outcome)
+    if orphan is None and (unseen or key not in run.unseen):
         return []
-    return [
-        Draft(
-            ev.LateOutcome(
-                run.id,
-                outcome.serial,
-                outcome.call,
-                outcome.attempt,
-                outcome.failure,
-                outcome.cost_nanousd,
-                contradicts,
-            )
-        )
-    ]
+    said = run.resolved_unknown.get(key, "")
+    contradicts = said == "happened" if outcome.failure else said == "did_not_happen"
+    event = ev.LateOutcome(
+        run.id,
+        outcome.serial,
+        outcome.call,
+        outcome.attempt,
+        outcome.failure,
+        _cost(run, outcome, orphan.reserved_nanousd if orphan else 0),
+        contradicts,
+        unseen,
+    )
+    return [Draft(event)]
+
+
+def _cost(run: Run, outcome: Outcome, reserved_nanousd: int) -> int:
+    """What an outcome adds to the cost of its attempt.
+
+    An attempt whose end was not seen was probably billed: it costs its reservation until corrected.
+    """
+    if not outcome.cost_nanousd and _is_unseen(outcome):
+        return reserved_nanousd
+    if not run.unseen:
+        return outcome.cost_nanousd
+    key = attempt_key(outcome.serial, outcome.call, outcome.attempt)
+    return outcome.cost_nanousd - run.unseen.get(key, 0)
 
 
 def _answer_by_outcome(
@@ -104,7 +120,7 @@ def succeeded(
         ends,
         outcome.name or step.name,
         outcome.duration_us,
-        outcome.cost_nanousd,
+        0 if resolved_by else _cost(run, outcome, step.reserved_nanousd),
         outcome.usage,
         dropped,
         resolved_by,
@@ -144,7 +160,7 @@ def failed(
     node = graph.nodes[visit.node]
     kind = FailureKind(outcome.failure)
     idempotent = is_idempotent(node, step)
-    if outcome.started and not idempotent and kind in UNSEEN_END:
+    if not idempotent and _is_unseen(outcome):
         return [
             _step_failed(run, visit, step, outcome, FailureKind.OUTCOME_UNKNOWN, message),
             _ask_what_happened(run, node, visit, step, kind, now),
@@ -172,8 +188,9 @@ def _step_failed(
         kind,
         outcome.name or step.name,
         outcome.duration_us,
-        outcome.cost_nanousd,
+        _cost(run, outcome, step.reserved_nanousd),
         outcome.usage,
+        _is_unseen(outcome),
     )
     return draft(event, StepContent(message=message))
 
@@ -200,9 +217,7 @@ def _retry(
     """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
     ceiling = min(node.retry.cap_us, node.retry.base_us << min(step.attempt - 1, 20))
     delay_us = max(int(now.chance * ceiling), retry_after_us, 1)
-    return Draft(
-        ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, delay_us, str(kind))
-    )
+    return Draft(ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, delay_us, str(kind)))
 
 
 def _ask_what_happened(
@@ -227,17 +242,3 @@ def _ask_what_happened(
 
 HUMAN_WAIT_US = 72 * 3600 * 1_000_000
 """How long a question waits for a person when nothing else is configured."""
-
-
-def lost(run: Run, graph: CompiledGraph, worker: str, now: Moment) -> list[list[Draft]]:
-    """All attempts of a run that a dead worker held, each as its own decision."""
-    decisions: list[list[Draft]] = []
-    for visit in run.visits.values():
-        for step in visit.steps.values():
-            if step.status is StepStatus.LEASED and step.worker == worker:
-                outcome = Outcome(
-                    run.id, visit.serial, step.call, step.attempt, FailureKind.WORKER_LOST, b"", name=step.name
-                )
-                message = f"the worker {worker} that ran this attempt is gone"
-                decisions.append(failed(run, graph, visit, step, outcome, message, now))
-    return decisions

@@ -52,12 +52,12 @@ class Rows:
 
     def cut(self) -> None:
         """A decision is complete."""
-        if self._bytes >= SEGMENT_BYTES and (not self._cuts or self._cuts[-1][0] != len(self)):
+        if self._bytes - (self._cuts[-1][1] if self._cuts else 0) >= SEGMENT_BYTES:
             self._cuts.append((len(self), self._bytes))
 
     def take(self) -> Columns:
         """The rows of the next segment, at most about ``SEGMENT_BYTES``; the rest stay."""
-        if len(self._cuts) < 2:
+        if not self._cuts:
             rows, self._rows = self._rows, []
             self._bytes, self._cuts = 0, []
             return Columns(*zip(*rows, strict=True))
