@@ -167,7 +167,7 @@ def failed(
         ]
     drafts = [_step_failed(run, visit, step, outcome, kind, message)]
     may_repeat = idempotent or not outcome.started
-    if may_repeat and _retries(node, kind) and step.attempt <= node.retry.max_retries:
+    if may_repeat and _retries(node, step, kind) and step.attempt <= node.retry.max_retries:
         drafts.append(_retry(run, node, visit, step, kind, outcome.retry_after_us, now))
     elif step.turn >= 0:
         failure = ev.ToolCallFailed(run.id, visit.serial, step.call, kind)
@@ -199,9 +199,11 @@ def fail_node(run: Run, node: NodePlan, visit: Visit, kind: FailureKind | str, m
     return draft(ev.NodeFailed(run.id, visit.serial, str(kind), node.id), StepContent(message=message))
 
 
-def _retries(node: NodePlan, kind: FailureKind) -> bool:
+def _retries(node: NodePlan, step: Step, kind: FailureKind) -> bool:
     if kind not in CAN_PASS:
         return False
+    if kind is FailureKind.INVALID_OUTPUT and step.kind not in (StepKind.LLM, StepKind.DECIDE):
+        return False  # only an LLM answers differently when asked again
     return not node.retry.retry_on or kind in node.retry.retry_on or kind is FailureKind.WORKER_LOST
 
 
