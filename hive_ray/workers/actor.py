@@ -75,6 +75,7 @@ class WorkerImpl:
         self._pool = pool
         self._slots = slots
         self._settings = settings
+        self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._id = f"{name}-{uuid.uuid4().hex[:8]}"
 
@@ -83,11 +84,14 @@ class WorkerImpl:
 
     async def start(self) -> str:
         """Begin to work; returns this process's worker id."""
-        if self._task is None:
-            settings = Settings.model_validate_json(self._settings)
-            configure(settings, "worker")
-            executor = await asyncio.to_thread(_executor, settings)
-            self._task = asyncio.ensure_future(Worker(self._info(), executor, _connect).serve())
+        async with self._starting:
+            if self._task is None:
+                settings = Settings.model_validate_json(self._settings)
+                configure(settings, "worker")
+                executor = await asyncio.to_thread(_executor, settings)
+                if settings.pools[self._pool].kind == "llm":
+                    await executor.warm()
+                self._task = asyncio.ensure_future(Worker(self._info(), executor, _connect).serve())
         return self._id
 
     async def until_death(self) -> None:
