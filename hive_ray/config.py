@@ -452,6 +452,11 @@ def locate(environ: Mapping[str, str] | None = None) -> Path | None:
     return here if here.exists() else None
 
 
+def ray_address(environ: Mapping[str, str] | None = None) -> str:
+    """Address of the Ray cluster that this process was started in (a Ray job), or nothing."""
+    return (os.environ if environ is None else environ).get("RAY_ADDRESS", "")
+
+
 def _settings(data: Mapping[str, Any], folder: Path, subject: str) -> Settings:
     try:
         settings = Settings.model_validate(data, context={"folder": str(folder)})

@@ -24,8 +24,12 @@ GRAPH_BYTES = 4 << 20
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 
-def build(backend: Backend | None = None) -> FastAPI:
-    """The application; a backend may be set later as ``app.state.backend``."""
+def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> FastAPI:
+    """The application; a backend may be set later as ``app.state.backend``.
+
+    Args:
+        behind_proxy: whoever is in front puts ``X-Request-ID`` on answers.
+    """
     app = FastAPI(
         title="hive_ray",
         version="1",
@@ -37,15 +41,16 @@ def build(backend: Backend | None = None) -> FastAPI:
     for routes in (routes_runs, routes_people, routes_agents, routes_health):
         app.include_router(routes.router)
     problems.install(app)
-    app.add_middleware(Door)
+    app.add_middleware(Door, names_answers=not behind_proxy)
     return app
 
 
 class Door:
     """Names each request, bounds its body, counts its answer."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, names_answers: bool) -> None:
         self._app = app
+        self._names_answers = names_answers
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +64,9 @@ class Door:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if self._names_answers:
+                    name = (b"x-request-id", request_id.encode())
+                    message["headers"] = [*message.get("headers", ()), name]
                 key = (scope["method"], message["status"])
                 backend.requests[key] = backend.requests.get(key, 0) + 1
             await send(message)

@@ -55,7 +55,7 @@ def _first_line(error: BaseException) -> str:
 
 def replica() -> FastAPI:
     """The application of one replica."""
-    app = build()
+    app = build(behind_proxy=True)
     app.router.lifespan_context = _open
     return app
 
@@ -80,7 +80,7 @@ async def _open(app: FastAPI) -> AsyncGenerator[None]:
     health_check_timeout_s=30,
     graceful_shutdown_timeout_s=2,
 )
-@serve.ingress(replica)
+@serve.ingress(replica)  # pyright: ignore[reportUntypedClassDecorator]
 class Ingress:
     """Holds nothing but caches; any number of replicas may run."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +67,7 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
         given[APPROVED] = body.decision != "reject"
     if body.decision != "approve":
         # Who rejects or corrects need not fill in all that an approval asks for.
-        form = {key: value for key, value in copy.copy(form).items() if key != "required"}
+        form = {key: value for key, value in form.items() if key != "required"}
     faults = [
         Fault(
             ".".join(["body.answer", *map(str, error.absolute_path)]),

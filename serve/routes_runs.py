@@ -199,9 +199,7 @@ def _event_id(text: str) -> int:
     if not text:
         return 0
     if not text.isdecimal():
-        raise invalid(
-            "headers.Last-Event-ID", f"{text!r} is no event's id", "send the id of an event, a number"
-        )
+        raise invalid("headers.Last-Event-ID", f"{text!r} is no event's id", "send a number")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Views and events as JSON: money as decimal strings in US dollars, times in ISO 8601, small values inline."""
+"""Views and events as JSON: money in US dollars as decimal text, times in ISO 8601, small values inline."""
 
 from __future__ import annotations
 
@@ -129,9 +129,25 @@ def agent(view: AgentView) -> dict[str, Json]:
 
 # --- events ------------------------------------------------------------------------------------------
 
-_OF_THE_RUN = frozenset(
-    ("run", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent")
+_INSIDE = frozenset(
+    [
+        "run",
+        "node",
+        "request_id",
+        "team",
+        "principal",
+        "digest",
+        "idempotency_key",
+        "traceparent",
+        "floor",
+        "ancestors",
+        "edge",
+        "edges",
+        "targets",
+        "dropped",
+    ]
 )
+"""Fields of the run as a whole, and positions that mean something to the core only."""
 
 
 def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
@@ -150,13 +166,17 @@ def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
         "node": told.pop("node_id", "") or node_ids.get(told.get("serial", -1), ""),
     }
     for key, item in told.items():
-        if key in _OF_THE_RUN or key == "node" or item in (None, "", (), []):
+        if key in _INSIDE or item in (None, "", (), []):
             continue
         body.update(_named(key, item, fact))
     return body | _content(recorded.content)
 
 
 def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
+    if key == "kind":
+        return {"step_kind" if isinstance(fact, ev.StepQueued) else "failure_kind": item}
+    if key == "edge_ids":
+        return {"edges": item}
     if key.endswith("_nanousd"):
         return {} if item < 0 else {f"{key.removesuffix('_nanousd')}_usd": usd(item)}
     if key == "deadline_us":

@@ -103,7 +103,7 @@ def activity(actor: Any) -> tuple[int, ...]:
     """
     try:
         said = standing(actor, timeout_s=5.0)
-        data = ray.get(actor.ask.remote(msgspec.msgpack.encode([ListWorkers()])), timeout=5.0)
+        data: Any = ray.get(actor.ask.remote(msgspec.msgpack.encode([ListWorkers()])), timeout=5.0)
     except RayError as error:
         raise Unavailable(f"the controller does not answer: {error}") from error
     workers: list[dict[str, Any]] = msgspec.msgpack.decode(data)[0]["value"] or []

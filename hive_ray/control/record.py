@@ -7,8 +7,10 @@ environment: what a killed supervisor left behind is found by it, and nobody els
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -167,8 +169,6 @@ def end(place: Place, timeout_s: float = END_S) -> Record | None:
 
 def clean(place: Place, record: Record) -> None:
     """Remove every trace of an installation that ended."""
-    import shutil
-
     end_carriers(record.token)
     for folder in record.temporary:
         shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,5 @@ def clean(place: Place, record: Record) -> None:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

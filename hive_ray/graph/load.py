@@ -42,11 +42,19 @@ def load_graph(path: str | Path) -> GraphSpec:
         GraphError: everything wrong with its form; unreadable files too.
     """
     file = Path(path)
+    return parse_graph(read_graph(file), file.stem, subject=str(file))
+
+
+def read_graph(file: Path) -> dict[str, Json]:
+    """The content of a graph's file, with the files that it names in their places.
+
+    Raises:
+        GraphError: a file cannot be read, or is no YAML or JSON object.
+    """
     data = _read(file)
     if not isinstance(data, dict):
         raise GraphError(str(file), [Fault(str(file), "is not an object", "a graph has 'nodes' and 'edges'")])
-    whole = _with_files(cast("dict[str, Json]", data), file, (file.resolve(),))
-    return parse_graph(whole, file.stem, subject=str(file))
+    return _with_files(cast("dict[str, Json]", data), file, (file.resolve(),))
 
 
 def parse_graph(data: Mapping[str, Json], fallback_id: str = "graph", *, subject: str = "") -> GraphSpec:

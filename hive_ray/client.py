@@ -1,0 +1,476 @@
+"""The Python SDK: runs over HTTP, as one would with curl, with objects. Needs no Ray.
+
+client = connect("http://127.0.0.1:8700")
+run = client.submit(graph, input={"ticket": "…"}, budget_usd="0.50")
+for event in run.watch():
+    print(event["kind"], event["node"])
+print(run.result())
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+
+from hive_ray.errors import (
+    Conflict,
+    Fault,
+    GraphError,
+    HiveError,
+    InputError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    UserError,
+)
+from hive_ray.graph.builder import Graph
+
+Json = Any
+GraphLike = Graph | Mapping[str, Any] | str | Path
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+REQUEST_TIMEOUT_S = 60.0
+WAIT_S = 20.0
+"""One call waits this long for a run's end; then it is asked again."""
+PATIENCE_S = 60.0
+"""How long watching goes on without an answer before it gives up."""
+PAUSE_S = 0.2
+
+
+class RunFailed(HiveError):
+    """A run ended without a result.
+
+    Attributes:
+        status: ``failed`` or ``cancelled``.
+        failure: kind, place and message; None if it was cancelled.
+    """
+
+    def __init__(self, run_id: str, status: str, failure: Mapping[str, Any] | None, reason: str = "") -> None:
+        self.run_id = run_id
+        self.status = status
+        self.failure = failure
+        told = f"{failure['kind']} at {failure['place']}: {failure['message']}" if failure else reason
+        super().__init__(f"run {run_id} {status}: {told}")
+
+
+class RunWaits(HiveError):
+    """A run has no result yet: it waits for a person, who is told what is needed."""
+
+    def __init__(self, run_id: str, waits: list[dict[str, Any]]) -> None:
+        self.run_id = run_id
+        self.waits = waits
+        needs = "; ".join(f"{wait['approval_id']} ({wait['reason']}): {wait['need']}" for wait in waits)
+        super().__init__(f"run {run_id} waits: {needs}")
+
+
+class Run:
+    """A run on a server. Reading an attribute asks the server; nothing is kept but the id."""
+
+    def __init__(self, client: Client, run_id: str) -> None:
+        self._client = client
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r})"
+
+    def show(self) -> dict[str, Any]:
+        """All that the server tells of it."""
+        return self._client.get(self._path())
+
+    @property
+    def status(self) -> str:
+        return self.show()["status"]
+
+    @property
+    def cost(self) -> Decimal:
+        """US dollars spent so far."""
+        return Decimal(self.show()["cost_usd"])
+
+    @property
+    def waits(self) -> list[dict[str, Any]]:
+        """What it needs of a person."""
+        return self.show()["waits"]
+
+    def events(self, after_seq: int = 0) -> Iterator[dict[str, Any]]:
+        """What has happened so far, in order."""
+        while True:
+            page = self._client.get(self._path("/events"), params={"after_seq": after_seq})
+            yield from page["events"]
+            after_seq = page["last_seq"]
+            if not page["more"] or not page["events"]:
+                return
+
+    def watch(self, after_seq: int = 0) -> Iterator[dict[str, Any]]:
+        """Events as they happen, to the run's end; goes on behind the last one when the connection breaks.
+
+        Raises:
+            Unavailable: nobody answered for a minute.
+        """
+        silent_since = time.monotonic()
+        while True:
+            ended = False
+            try:
+                for event in self._client.stream(self._path("/events"), after_seq):
+                    silent_since = time.monotonic()
+                    after_seq = event["seq"]
+                    ended = event["kind"] in ("RunSucceeded", "RunFailed", "RunCancelled")
+                    yield event
+                ended = ended or self.status in TERMINAL
+            except Unavailable:
+                if time.monotonic() - silent_since > PATIENCE_S:
+                    raise
+            if ended:
+                return
+            time.sleep(PAUSE_S)
+
+    def result(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """The outputs, when it has succeeded; waits for the end.
+
+        Raises:
+            RunFailed: it failed or was cancelled.
+            TimeoutError: it has not ended after ``timeout_s``.
+        """
+        outcome = self.outcome(timeout_s)
+        if outcome["status"] not in TERMINAL:
+            why = f" ({outcome['reason']})" if outcome["reason"] else ""
+            raise TimeoutError(f"run {self.id} is {outcome['status']}{why} after {timeout_s} s")
+        if outcome["status"] != "succeeded":
+            raise RunFailed(self.id, outcome["status"], outcome["failure"], outcome["reason"])
+        return outcome["outputs"]
+
+    def outcome(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Status, outputs, cost and failure; at the end, or after ``timeout_s``."""
+        until = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        while True:
+            wait_s = max(0.0, min(WAIT_S, until - time.monotonic()))
+            answer = self._client.get(self._path("/result"), params={"wait_s": wait_s})
+            if answer["status"] in TERMINAL or time.monotonic() >= until:
+                return answer
+
+    def cancel(self, reason: str = "") -> dict[str, Any]:
+        return self._client.post(self._path("/cancel"), {"reason": reason})
+
+    def pause(self, reason: str = "") -> dict[str, Any]:
+        """Start no further steps; what is under way ends."""
+        return self._client.post(self._path("/pause"), {"reason": reason})
+
+    def resume(self) -> dict[str, Any]:
+        return self._client.post(self._path("/resume"))
+
+    def signal(self, said: Json, node: str = "") -> dict[str, Any]:
+        """Say something to a run that waits for its client."""
+        return self._client.post(self._path("/signal"), {"said": said, "node": node}, repeat=False)
+
+    def complete(self, outputs: Mapping[str, Json] | None = None, node: str = "") -> dict[str, Any]:
+        """End the conversation."""
+        body = {"outputs": dict(outputs or {}), "node": node}
+        return self._client.post(self._path("/complete"), body, repeat=False)
+
+    def _path(self, tail: str = "") -> str:
+        return f"/v1/runs/{self.id}{tail}"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        view = self.show()
+        keys = (
+            "run_id",
+            "status",
+            "reason",
+            "graph",
+            "agent",
+            "submitted_at",
+            "finished_at",
+            "cost_usd",
+            "attempts",
+        )
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{key}</th><td>{html.escape(str(view[key] or ''))}</td></tr>"
+            for key in keys
+        )
+        return f"<table>{rows}</table>"
+
+
+class Client:
+    """One installation over HTTP."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        graph: GraphLike | None = None,
+        *,
+        input: Mapping[str, Json] | None = None,
+        agent: str | None = None,
+        budget_usd: Decimal | str | float | None = None,
+        deadline_s: float | None = None,
+        idempotency_key: str = "",
+    ) -> Run:
+        """Begin a run of a graph (built, as data, or a file) or of a registered agent.
+
+        Args:
+            budget_usd: ceiling of what the run may spend.
+            idempotency_key: submitting again under the key gives the same run.
+
+        Raises:
+            GraphError: the graph is refused, every fault named.
+            InputError: the input is refused.
+            Unavailable: nobody answered; with a key the submission may be repeated.
+        """
+        body: dict[str, Any] = {"input": checked_json(dict(input or {}))}
+        if graph is not None:
+            body["graph"] = graph_content(graph)
+        if agent is not None:
+            body["agent"] = agent
+        if budget_usd is not None:
+            body["budget_usd"] = str(budget_usd)
+        if deadline_s is not None:
+            body["deadline_s"] = deadline_s
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        answer = self._send("POST", "/v1/runs", body, headers=headers, repeat=bool(idempotency_key))
+        return Run(self, answer["run_id"])
+
+    def run(self, run_id: str) -> Run:
+        """A run by its id; not asked for yet."""
+        return Run(self, run_id)
+
+    def runs(self, **filters: Json) -> Iterator[dict[str, Any]]:
+        """Runs, newest first; ``status``, ``agent`` and ``children`` filter."""
+        while True:
+            page = self.get("/v1/runs", params=filters)
+            yield from page["runs"]
+            if page["next_before"] is None:
+                return
+            filters = {**filters, "before": page["next_before"]}
+
+    # --- people ----------------------------------------------------------------------------------
+
+    def approvals(self, run_id: str = "") -> list[dict[str, Any]]:
+        """What waits for a person."""
+        return self.get("/v1/approvals", params={"run_id": run_id})["approvals"]
+
+    def approve(
+        self, approval_id: str, answer: Mapping[str, Json] | None = None, comment: str = ""
+    ) -> dict[str, Any]:
+        return self.resolve(approval_id, "approve", answer, comment)
+
+    def reject(self, approval_id: str, comment: str = "") -> dict[str, Any]:
+        return self.resolve(approval_id, "reject", None, comment)
+
+    def resolve(
+        self, approval_id: str, decision: str, answer: Mapping[str, Json] | None = None, comment: str = ""
+    ) -> dict[str, Any]:
+        """Answer an approval: ``approve | reject | edit``, or about an unknown outcome ``happened |
+        did_not_happen | abort``."""
+        body = {
+            "decision": decision,
+            "answer": checked_json(dict(answer or {}), "answer"),
+            "comment": comment,
+        }
+        return self.post(f"/v1/approvals/{approval_id}", body)
+
+    # --- agents and operation --------------------------------------------------------------------
+
+    def agents(self) -> list[dict[str, Any]]:
+        return self.get("/v1/agents")["agents"]
+
+    def register(self, name: str, graph: GraphLike) -> dict[str, Any]:
+        """Let a name stand for a graph."""
+        return self._send("PUT", f"/v1/agents/{name}", {"graph": graph_content(graph)})
+
+    def lint(self, graph: GraphLike) -> dict[str, Any]:
+        """What is wrong with a graph on this installation."""
+        return self.post("/v1/lint", {"graph": graph_content(graph)})
+
+    def status(self) -> dict[str, Any]:
+        return self.get("/v1/status")
+
+    # --- HTTP ------------------------------------------------------------------------------------
+
+    def get(self, path: str, params: Mapping[str, Json] | None = None) -> Json:
+        return self._send("GET", path, params=params)
+
+    def post(self, path: str, body: Json = None, *, repeat: bool = True) -> Json:
+        return self._send("POST", path, body, repeat=repeat)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Json = None,
+        *,
+        params: Mapping[str, Json] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeat: bool = True,
+    ) -> Json:
+        """One request; repeated once on a broken connection if that cannot do anything twice."""
+        content = None if body is None else json.dumps(body).encode()
+        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content else {})}
+        for last in (not repeat, True):
+            try:
+                answer = self._http.request(
+                    method, path, content=content, params=_given(params), headers=sent
+                )
+            except httpx2.HTTPError as error:
+                if last:
+                    raise self._away(error) from error
+            else:
+                return _checked(answer)
+        raise AssertionError("unreachable")
+
+    def stream(self, path: str, after_seq: int) -> Iterator[dict[str, Any]]:
+        """Server-sent events behind ``after_seq``, until the server closes."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after_seq)}
+        try:
+            with self._http.stream("GET", path, headers=headers) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    _checked(answer)
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        yield json.loads(line[6:])
+        except httpx2.HTTPError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> Unavailable:
+        return Unavailable(f"{self.url} does not answer ({type(error).__name__}): is `hive-ray up` running?")
+
+
+def connect(url: str, api_key: str | None = None) -> Client:
+    """A client of the installation at a URL; asks nothing yet."""
+    return Client(url, api_key)
+
+
+def up(
+    config: str | Path | None = None,
+    *,
+    address: str = "",
+    port: int = 0,
+    idle_exit_s: float = 0.0,
+    take_over: bool = False,
+) -> Client:
+    """Join the installation of a ``hive.yaml`` (or of the current folder), or start it.
+
+    Raises:
+        ConfigError: what it was told is wrong; names the key.
+        Unavailable: it does not start.
+    """
+    from hive_ray.control.launch import UpOptions, absolute, launch
+    from hive_ray.control.record import place_of
+
+    file = Path(config) if config is not None else None
+    place = place_of(file)
+    record = place.running()
+    if record is None or not record.url:
+        options = UpOptions(absolute(file), address, port, take_over, idle_exit_s)
+        record = launch(place, options)
+    return Client(record.url)
+
+
+def graph_content(graph: GraphLike) -> Mapping[str, Any]:
+    """A graph as it travels.
+
+    Raises:
+        GraphError: a file that cannot be read, or a graph whose form is wrong.
+    """
+    if isinstance(graph, Graph):
+        return graph.content()
+    if isinstance(graph, Mapping):
+        return graph
+    from hive_ray.graph.load import read_graph
+
+    return read_graph(Path(graph))
+
+
+def checked_json(value: Json, place: str = "input") -> Json:
+    """The same value if it is made of JSON types only.
+
+    Raises:
+        InputError: every place that is not, with its Python type.
+    """
+    faults = list(_not_json(value, place))
+    if faults:
+        raise InputError(place, faults)
+    return value
+
+
+def _not_json(value: Json, place: str) -> Iterator[Fault]:
+    if value is None or isinstance(value, bool | int | str):
+        return
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            yield Fault(place, f"is {value}, which JSON cannot say", "use a finite number or None")
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[Any, Any]", value).items():
+            if not isinstance(key, str):
+                yield Fault(f"{place}.{key}", f"has a key of type {type(key).__name__}", "use text as key")
+            yield from _not_json(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(cast("list[Any]", value)):
+            yield from _not_json(item, f"{place}.{number}")
+    else:
+        yield Fault(
+            place, f"is a {type(value).__name__}", "use text, numbers, booleans, None, lists and dicts"
+        )
+
+
+def _given(params: Mapping[str, Json] | None) -> dict[str, Json] | None:
+    return {key: value for key, value in params.items() if value not in (None, "")} if params else None
+
+
+def _checked(answer: httpx2.Response) -> Json:
+    if answer.status_code < 400:
+        return answer.json()
+    try:
+        problem = answer.json()
+        kind = problem["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        text = answer.text[:200]
+        raise Unavailable(f"HTTP {answer.status_code} from {answer.url}: {text}") from error
+    raise _error_of(kind, problem, answer)
+
+
+def _error_of(kind: str, problem: Mapping[str, Any], answer: httpx2.Response) -> HiveError:
+    detail = str(problem["detail"])
+    faults = [Fault(f["place"], f["problem"], f["remedy"]) for f in problem.get("faults", ())]
+    make = _ERRORS.get(kind)
+    if kind == "overloaded":
+        return Overloaded(detail, float(answer.headers.get("Retry-After", 1)))
+    if kind in ("invalid", "too_large") and faults:
+        subject, _, _ = detail.partition(": ")
+        refused = GraphError if not faults[0].place.startswith("body") else InputError
+        return refused(subject if refused is GraphError else "request", faults)
+    return make(detail) if make else HiveError(f"{detail} (request {problem.get('request_id', '?')})")
+
+
+_ERRORS: dict[str, Callable[[str], HiveError]] = {
+    "invalid": UserError,
+    "too_large": UserError,
+    "not_found": NotFound,
+    "conflict": Conflict,
+    "mismatch": Conflict,
+    "unavailable": Unavailable,
+}

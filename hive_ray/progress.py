@@ -1,0 +1,206 @@
+"""Events and runs as lines for a terminal. Text in, text out; knows neither HTTP nor colours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Event = Mapping[str, Any]
+VALUE_WIDTH = 100
+"""Characters of a value that a line shows."""
+
+
+def lines(events: Iterable[Event]) -> Iterator[str]:
+    """One line for each transition; bookkeeping is left out."""
+    for event in events:
+        text = line(event)
+        if text:
+            yield text
+
+
+def line(event: Event) -> str:
+    """``10:04:11.120  greet  succeeded in 0.01 s``, or nothing for an event that tells a person nothing."""
+    told = _TOLD.get(event["kind"])
+    text = told(event) if told else ""
+    if not text:
+        return ""
+    clock = str(event["time"])[11:23]
+    place = event["node"] or "run"
+    return f"{clock}  {place:<18} {text}"
+
+
+def _submitted(event: Event) -> str:
+    budget = f", budget ${event['budget_usd']}" if "budget_usd" in event else ""
+    return f"submitted: graph {event.get('graph_name', '')}{budget}"
+
+
+def _queued(event: Event) -> str:
+    return f"queued {event['step']} {event.get('name', '')}".rstrip() if event.get("step") else ""
+
+
+def _step_queued(event: Event) -> str:
+    return f"queued {event['step_kind']} {event.get('name', '')}".rstrip()
+
+
+def _started(event: Event) -> str:
+    again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
+    worker = str(event.get("worker", "")).removeprefix("hive/worker/").partition("-")[0]
+    return f"started on {worker}{again}"
+
+
+def _succeeded(event: Event) -> str:
+    name = f" {event['name']}" if event.get("name") and event["name"] != event["node"] else ""
+    human = " (a human says so)" if event.get("resolved_by") else ""
+    return f"succeeded{name} in {event.get('duration_s', 0):.2f} s{_cost(event)}{human}{_outputs(event)}"
+
+
+def _failed(event: Event) -> str:
+    name = f" {event['name']}" if event.get("name") and event["name"] != event["node"] else ""
+    return f"attempt {event['attempt']}{name} failed: {event['failure_kind']}{_cost(event)}{_message(event)}"
+
+
+def _retry(event: Event) -> str:
+    return f"retries in {event.get('delay_s', 0):.1f} s as attempt {event['attempt']}"
+
+
+def _asked(event: Event) -> str:
+    return f"waits ({event['reason']}) as {event['approval']}{_message(event)}"
+
+
+def _answered(event: Event) -> str:
+    return f"{event['approval']} was answered: {event['decision']}{_outputs(event)}"
+
+
+def _node_failed(event: Event) -> str:
+    return f"node failed: {event['failure_kind']}{_message(event)}"
+
+
+def _node_succeeded(event: Event) -> str:
+    return f"node succeeded{_outputs(event)}"
+
+
+def _tool_failed(event: Event) -> str:
+    return f"tool call failed: {event['failure_kind']}{_message(event)}"
+
+
+def _late(event: Event) -> str:
+    alert = " and contradicts what a human decided" if event.get("contradicts") else ""
+    return f"attempt {event['attempt']} reported late{alert}: ignored{_cost(event)}"
+
+
+def _paused(event: Event) -> str:
+    return f"paused: {event.get('reason', '')}"
+
+
+def _resumed(event: Event) -> str:
+    return "resumed"
+
+
+def _run_succeeded(event: Event) -> str:
+    return f"succeeded ({event.get('reason', '')})"
+
+
+def _run_failed(event: Event) -> str:
+    place = f" at {event['place']}" if event.get("place") else ""
+    return f"failed: {event['failure_kind']}{place}{_message(event)}"
+
+
+def _run_cancelled(event: Event) -> str:
+    return f"cancelled: {event.get('reason', '')}"
+
+
+def _returned(event: Event) -> str:
+    return f"attempt {event['attempt']} never reached its worker: queued again"
+
+
+_TOLD = {
+    "RunSubmitted": _submitted,
+    "NodeEntered": _queued,
+    "StepQueued": _step_queued,
+    "StepStarted": _started,
+    "LeaseReturned": _returned,
+    "StepSucceeded": _succeeded,
+    "StepFailed": _failed,
+    "ToolCallFailed": _tool_failed,
+    "RetryScheduled": _retry,
+    "LateOutcome": _late,
+    "NodeSucceeded": _node_succeeded,
+    "NodeFailed": _node_failed,
+    "ApprovalRequested": _asked,
+    "ApprovalResolved": _answered,
+    "RunPaused": _paused,
+    "RunResumed": _resumed,
+    "RunSucceeded": _run_succeeded,
+    "RunFailed": _run_failed,
+    "RunCancelled": _run_cancelled,
+}
+
+
+def _cost(event: Event) -> str:
+    cost = event.get("cost_usd", "0")
+    tokens = event.get("tokens")
+    used = f", {tokens['input']}+{tokens['output']} tokens" if tokens else ""
+    return (f", ${cost}" if cost != "0" else "") + used
+
+
+def _message(event: Event) -> str:
+    return f": {_short(event['message'])}" if event.get("message") else ""
+
+
+def _outputs(event: Event) -> str:
+    outputs = event.get("outputs")
+    return f"  {_short(json.dumps(outputs, ensure_ascii=False))}" if outputs else ""
+
+
+def _short(text: str) -> str:
+    flat = " ".join(str(text).split())
+    return flat if len(flat) <= VALUE_WIDTH else flat[: VALUE_WIDTH - 1] + "…"
+
+
+# --- a run -------------------------------------------------------------------------------------------
+
+
+def head(view: Mapping[str, Any]) -> Iterator[str]:
+    """What a run is and how it stands."""
+    yield f"run       {view['run_id']}"
+    yield f"graph     {view['graph']} ({view['graph_version'][:12]}), agent {view['agent']}"
+    reason = f" ({_short(view['reason'])})" if view["reason"] else ""
+    yield f"status    {view['status']}{reason}"
+    budget = f" of ${view['budget_usd']}" if view["budget_usd"] is not None else ""
+    held = f", ${view['reserved_usd']} reserved" if view["reserved_usd"] != "0" else ""
+    yield f"cost      ${view['cost_usd']}{budget}{held}"
+    yield f"attempts  {view['attempts']} in {view['visits']} node visits"
+    yield f"submitted {view['submitted_at']}, finished {view['finished_at'] or '-'}"
+    yield f"deadline  {view['deadline_at']}"
+    if view["failure"]:
+        failure = view["failure"]
+        yield f"failure   {failure['kind']} at {failure['place']}: {failure['message']}"
+
+
+def needs(view: Mapping[str, Any]) -> Iterator[str]:
+    """Why a run waits, and the commands that answer it."""
+    if view["paused"]:
+        yield f"paused: {view['reason']}; go on with: hive-ray resume {view['run_id']}"
+    for wait in view["waits"]:
+        yield f"waits at {wait['node']} since {wait['since']} ({wait['reason']}): {wait['need']}"
+        yield f"  until {wait['deadline_at']}{_owner(wait)}; answer with:"
+        for command in _commands(wait):
+            yield f"    {command}"
+
+
+def _owner(wait: Mapping[str, Any]) -> str:
+    return f", asked of {wait['owner']}" if wait["owner"] else ""
+
+
+def _commands(wait: Mapping[str, Any]) -> list[str]:
+    approval, run_id = wait["approval_id"], wait["run_id"]
+    match wait["reason"]:
+        case "client":
+            return [f"hive-ray signal {run_id} 'TEXT'", f"hive-ray complete {run_id}"]
+        case "pause":
+            return [f"hive-ray resume {run_id}"]
+        case "approval":
+            return [f"hive-ray approve {approval}", f"hive-ray reject {approval} --comment WHY"]
+        case _:
+            return [f"hive-ray resolve {approval} {answer}" for answer in wait["answers"]]
