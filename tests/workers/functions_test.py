@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.message import EmailMessage
 from typing import Any
 
 import msgspec
@@ -103,6 +104,19 @@ def test_a_missing_output_is_named():
 
     assert outcome.failure == "INVALID_OUTPUT"
     assert "other" in steps.message(outcome) and "maybe" not in steps.message(outcome)
+
+
+def test_subclasses_of_text_and_numbers_become_their_bases():
+    """A mail's header is a ``str`` of its own kind: returning it must not fail a mail that was sent."""
+
+    class Metres(float): ...
+
+    def measure() -> dict[str, Any]:
+        message = EmailMessage()
+        message["Message-ID"] = "<1@tidewell.example>"
+        return {"out": [message["Message-ID"], Metres(2.5)]}
+
+    assert steps.outputs(call(measure)) == {"out": ["<1@tidewell.example>", 2.5]}
 
 
 def test_dataclasses_and_dates_become_json():
