@@ -19,6 +19,7 @@ import msgspec
 from hive_ray.control import views
 from hive_ray.control.exchanges import Session, Waiting
 from hive_ray.control.timers import Backoff, Deadline, Timers
+from hive_ray.control.watchers import Watchers
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Command, Moment, Refused, Submit
 from hive_ray.core.engine import Engine
@@ -84,14 +85,6 @@ class Held(NamedTuple):
     reply: Reply
 
 
-class Watcher(NamedTuple):
-    """A call that waits for news of a run."""
-
-    call: int
-    since_us: int
-    until_end: bool
-
-
 class Counters(msgspec.Struct):
     """Plain integers; whoever exposes them reads them."""
 
@@ -136,7 +129,7 @@ class Shell:
         self._held: deque[Held] = deque()
         self._actions: list[Action] = []
         self._timers = Timers()
-        self._watchers: dict[str, list[Watcher]] = {}
+        self._watchers = Watchers()
         self._runs_in_flight: list[str] = []
         self._now = Moment(0)
         self._clock = Clock(0, 0)
@@ -289,7 +282,7 @@ class Shell:
         if run is None or run.terminal or (run.seq > after_seq and not until_end):
             self._hold(call, views.run_answer(self.engine, run_id))
         else:
-            self._watchers.setdefault(run_id, []).append(Watcher(call, clock.mono_us, until_end))
+            self._watchers.add(run_id, call, until_end, clock.mono_us)
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -311,22 +304,8 @@ class Shell:
         for session in self.sessions.values():
             if session.waiting is not None and session.waiting.since_us <= old:
                 self._cancel_waiting(session)
-        for run_id, watchers in list(self._watchers.items()):
-            if watchers[0].since_us <= old:
-                self._answer_watchers(run_id, patient=True)
-
-    def _answer_watchers(self, run_id: str, patient: bool = False) -> None:
-        """``patient``: also those who wait for the end of the run."""
-        watchers = self._watchers.pop(run_id, None)
-        if watchers is None:
-            return
-        ended = patient or self.engine.runs[run_id].terminal
-        for watcher in watchers:
-            if ended or not watcher.until_end:
-                self._hold(watcher.call, views.run_answer(self.engine, run_id))
-        left = [watcher for watcher in watchers if watcher.until_end and not ended]
-        if left:
-            self._watchers[run_id] = left
+        for run_id, call in self._watchers.take_since(old):
+            self._hold(call, views.run_answer(self.engine, run_id))
 
     def _arm(self, run: Run) -> None:
         self.rearm(run.id)
@@ -425,9 +404,10 @@ class Shell:
         self.durable_seq = pending.next_seq - 1
         self.counters.commits += 1
         self.counters.bytes += len(pending.data)
-        if self._watchers:
-            for run_id in self._runs_in_flight:
-                self._answer_watchers(run_id)
+        for run_id in self._runs_in_flight:
+            ended = bool(run_id) and self.engine.runs[run_id].terminal
+            for call in self._watchers.take(run_id, ended):
+                self._hold(call, views.run_answer(self.engine, run_id))
         self._release()
 
     def _hold(self, call: int, payload: Any) -> None:
