@@ -34,6 +34,8 @@ from hive_ray.workers.tools import Registered, Registry, ToolContext, ToolInfo
 
 MESSAGE_CHARS = 2048
 """Error texts are cut here; tracebacks go to the debug log only."""
+STOP_S = 0.5
+"""How long an overdue step may take to stop before it is given up."""
 
 _log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
@@ -84,6 +86,8 @@ class Executor:
         self._registry = registry
         self._gateway = gateway or LlmGateway(settings.models, config.resolve)
         self._mcp = McpTools(settings, config.resolve)
+        self._stopping: set[asyncio.Task[Outcome]] = set()
+        """Cancelled, and not at their end yet."""
 
     async def warm(self) -> None:
         """Get ready for LLM steps; takes seconds, for the imports. Workers of other kinds skip it."""
@@ -126,21 +130,35 @@ class Executor:
     async def run(self, lease: Lease) -> Outcome:
         """Run a step that awaits: an LLM, an MCP tool, an ``async`` function."""
         begun = _now()
-        limit_s = lease.timeout_us / 1e6 if lease.timeout_us else None
+        step = asyncio.ensure_future(self._outcome(lease, begun))
         try:
-            async with asyncio.timeout(limit_s) as timeout:
-                try:
-                    return await self._run(lease, begun)
-                except TimeoutError as error:
-                    if timeout.expired():
-                        raise
-                    return self._failed(lease, begun, error)
-                except Exception as error:  # noqa: BLE001 - the worker boundary
-                    return self._failed(lease, begun, error)
-        except TimeoutError:
-            return self.timed_out(lease)
+            if not await _within(step, lease.timeout_us / 1e6 if lease.timeout_us else None):
+                return await self._given_up(lease, step)
+            return self.cancelled(lease, begun) if step.cancelled() else step.result()
         except asyncio.CancelledError:
+            step.cancel()
+            self._keep(step)
             return self.cancelled(lease, begun)
+
+    async def _outcome(self, lease: Lease, begun: int) -> Outcome:
+        try:
+            return await self._run(lease, begun)
+        except Exception as error:  # noqa: BLE001 - the worker boundary
+            return self._failed(lease, begun, error)
+
+    async def _given_up(self, lease: Lease, step: asyncio.Task[Outcome]) -> Outcome:
+        """Stop an overdue step; one that will not stop is left to itself."""
+        step.cancel()
+        if not await _within(step, STOP_S):
+            self._keep(step)
+        elif not step.cancelled() and not step.result().failure:
+            return step.result()
+        return self.timed_out(lease)
+
+    def _keep(self, step: asyncio.Task[Outcome]) -> None:
+        """The event loop holds its tasks only weakly."""
+        self._stopping.add(step)
+        step.add_done_callback(self._stopping.discard)
 
     def timed_out(self, lease: Lease) -> Outcome:
         """The outcome of a step that did not end within its time."""
@@ -344,6 +362,12 @@ class Executor:
             return self._graphs(lease.graph).nodes[lease.node]
         except Exception:  # noqa: BLE001 - a second failure must not hide the one being reported
             return None
+
+
+async def _within(step: asyncio.Task[Outcome], limit_s: float | None) -> bool:
+    """Whether a step ends in time; it is not cancelled if it does not."""
+    done, _ = await asyncio.wait((step,), timeout=limit_s)
+    return bool(done)
 
 
 def _is_idempotent(node: NodePlan | None, lease: Lease) -> bool:
