@@ -12,3 +12,7 @@ def events_of(settings: Settings, run: str, *kinds: str) -> list[Recorded]:
     """Events of a run in order, of those kinds or all."""
     events = read_history(open_state(settings)).events
     return [e for e in events if e.event.run == run and (not kinds or type(e.event).__name__ in kinds)]
+
+
+def kinds_of(settings: Settings, run: str) -> list[str]:
+    return [type(e.event).__name__ for e in events_of(settings, run)]

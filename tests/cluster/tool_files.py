@@ -62,3 +62,121 @@ def generic_tools(folder: Path, names: Iterable[str]) -> str:
 def write(file: Path, source: str) -> str:
     file.write_text(source, "utf-8")
     return str(file)
+
+
+TROUBLE = '''
+"""Steps that go wrong in every way that a step can."""
+
+import asyncio
+import os
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from hive_ray.workers.tools import ToolContext, function
+
+COUNTER = "{counter}"
+PIDS = Path("{pids}")
+
+
+@function(idempotent=True)
+def count(item: str, context: ToolContext) -> dict[str, str]:
+    """One effect at the counting server."""
+    request = urllib.request.Request(COUNTER, item.encode(), {{"Idempotency-Key": context.idempotency_key}})
+    urllib.request.urlopen(request, timeout=60).close()
+    return {{"item": item + "'"}}
+
+
+@function(idempotent=True)
+def left(item: str) -> dict[str, str]:
+    return {{"shared": "left of " + item, "left": item}}
+
+
+@function(idempotent=True)
+def right(item: str) -> dict[str, str]:
+    return {{"shared": "right of " + item, "right": item}}
+
+
+@function(idempotent=True)
+def together(left: str, right: str, shared: str) -> dict[str, str]:
+    return {{"together": left + right + shared}}
+
+
+def _first_hangs(context: ToolContext) -> bool:
+    return context.attempt == 1
+
+
+@function(idempotent=True, timeout_s=0.5)
+def hang_once(context: ToolContext) -> dict[str, int]:
+    if _first_hangs(context):
+        time.sleep(20)
+    return {{"attempt": context.attempt}}
+
+
+@function(idempotent=False, timeout_s=0.5)
+def hang_once_unsafe(context: ToolContext) -> dict[str, int]:
+    if _first_hangs(context):
+        time.sleep(20)
+    return {{"attempt": context.attempt}}
+
+
+@function(idempotent=True, timeout_s=0.5)
+async def hang_once_async(context: ToolContext) -> dict[str, int]:
+    if _first_hangs(context):
+        await asyncio.sleep(20)
+    return {{"attempt": context.attempt}}
+
+
+@function(idempotent=False, timeout_s=0.5)
+async def hang_once_async_unsafe(context: ToolContext) -> dict[str, int]:
+    if _first_hangs(context):
+        await asyncio.sleep(20)
+    return {{"attempt": context.attempt}}
+
+
+@function(idempotent=True, timeout_s=0.5)
+async def hang_stubbornly(context: ToolContext) -> dict[str, int]:
+    """Does not even stop when it is cancelled."""
+    if _first_hangs(context):
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            await asyncio.sleep(20)
+    return {{"attempt": context.attempt}}
+
+
+@function(idempotent=True)
+def poison(item: str) -> dict[str, str]:
+    """Kills every worker it meets."""
+    with PIDS.open("a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    os._exit(1)
+
+
+@function(idempotent=True)
+def large(size: int) -> dict[str, Any]:
+    return {{"text": "x" * size, "numbers": list(range(1000)), "size": size}}
+
+
+@function(idempotent=True)
+def measure(text: str, numbers: list[int]) -> dict[str, Any]:
+    return {{"text": text.upper(), "length": len(text), "total": sum(numbers)}}
+
+
+@function(idempotent=True)
+def unserialisable() -> dict[str, Any]:
+    return {{"handle": object()}}
+
+
+@function(idempotent=True)
+def square(item: int) -> dict[str, int]:
+    return {{"squared": item * item}}
+'''
+
+
+def trouble(folder: Path, counter_url: str = "") -> str:
+    """Functions that hang, die, count, and give what they should not."""
+    return write(
+        folder / "trouble.py", TROUBLE.format(counter=counter_url, pids=(folder / "pids").as_posix())
+    )
