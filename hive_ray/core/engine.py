@@ -514,10 +514,10 @@ class Engine:
         self._settling = True
         try:
             while self._unborn or self._untold:
-                if self._unborn:
-                    self._begin_child(self._unborn.popleft(), now)
-                else:
+                if self._untold:
                     self._tell_parent(self._untold.popleft(), now)
+                else:
+                    self._begin_child(self._unborn.popleft(), now)
         finally:
             self._settling = False
 

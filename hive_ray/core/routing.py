@@ -1,8 +1,7 @@
 """From a node that ended to the nodes that start: edges, joins, and the end of a run.
 
 Among the edges that match, all of the highest priority are taken. A taken edge leaves a token at its
-target. A target starts when no visit under way can still reach it; tokens that wait at joins do not
-count as under way, and if only such tokens are left, the first join in graph order goes on.
+target. A target starts when nothing under way can still reach it; in cycles, "still" means this round.
 """
 
 from __future__ import annotations
@@ -135,18 +134,34 @@ def enter(run: Run, graph: CompiledGraph) -> list[Draft]:
 
 
 def _targets_that_start(run: Run, graph: CompiledGraph) -> list[int]:
+    """Targets that no visit under way, and no other token, can still reach.
+
+    A token that came over a back edge begins a new round: it waits for every visit that can still join
+    the round. Any other waits only for what stands before it, so the nodes of a cycle do not wait for
+    each other, and one of the waiting targets can always start.
+    """
+    if not run.visits and len(run.tokens) == 1:
+        return [run.tokens[0].target]
     active = 0
     for visit in run.visits.values():
         active |= 1 << visit.node
-    waiting = sorted({token.target for token in run.tokens})
-    free = [target for target in waiting if not graph.nodes[target].reached_from & active]
-    if len(free) < 2:
-        return free
-    free_mask = 0
-    for target in free:
-        free_mask |= 1 << target
-    first = [t for t in free if not graph.nodes[t].reached_from & (free_mask & ~(1 << t))]
-    return first or free[:1]
+    waiting: dict[int, bool] = {}
+    for token in run.tokens:
+        waiting[token.target] = waiting.get(token.target, False) or graph.edges[token.edge].back
+    tokens = 0
+    for target in waiting:
+        tokens |= 1 << target
+    return [
+        target
+        for target, is_new_round in sorted(waiting.items())
+        if not _can_be_reached(graph.nodes[target], active, tokens, is_new_round)
+    ]
+
+
+def _can_be_reached(node: NodePlan, active: int, tokens: int, is_new_round: bool) -> bool:
+    if node.comes_after & (active | tokens):
+        return True
+    return is_new_round and bool(node.reached_from & active)
 
 
 def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Draft:

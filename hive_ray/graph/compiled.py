@@ -168,6 +168,8 @@ class NodePlan(msgspec.Struct, frozen=True):
     """Indices of edges that leave, in declaration order."""
     reached_from: Mask = Mask(0)
     """Bitmask of the nodes from which this one can be reached over one edge or more."""
+    comes_after: Mask = Mask(0)
+    """The same over edges that do not go back: in a cycle, the nodes that stand before this one."""
 
 
 class EdgePlan(msgspec.Struct, frozen=True):
@@ -183,6 +185,8 @@ class EdgePlan(msgspec.Struct, frozen=True):
     """(name at the target, key in memory) pairs."""
     route: str = ""
     description: str = ""
+    back: bool = False
+    """It closes a cycle: as seen from the entry, its target stands before its source."""
 
 
 class Expression(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ModelIn
 from hive_ray.graph.findings import Finding, Findings, Severity
 from hive_ray.graph.hive_format import SUBGRAPH_DEPTH_LIMIT
 from hive_ray.graph.node_plans import NodeContext, plan_node
-from hive_ray.graph.reachability import reachable, reached_from
+from hive_ray.graph.reachability import back_arcs, reachable, reached_from
 from hive_ray.graph.spec import GraphSpec, nearest
 from hive_ray.graph.tables import Tables
 from hive_ray.graph.wiring import decided_edges, plan_edges
@@ -94,9 +94,9 @@ def _compile(
     terminal = _terminal(spec, positions, edges, findings)
     if len(findings.faults()) > before:
         return None
-    wired = _wired(nodes, edges, terminal)
-    warn_about(spec, wired, edges, entry, tables, findings)
-    return _assembled(spec, entry, wired, edges, tables, bodies.found)
+    wired, directed = _wired(nodes, edges, terminal, entry)
+    warn_about(spec, wired, directed, entry, tables, findings)
+    return _assembled(spec, entry, wired, directed, tables, bodies.found)
 
 
 def _positions(spec: GraphSpec, findings: Findings) -> dict[str, int]:
@@ -155,23 +155,33 @@ _AFTER_FAILURE = (EdgeCondition.ALWAYS, EdgeCondition.ON_FAILURE)
 
 
 def _wired(
-    nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], terminal: frozenset[str]
-) -> tuple[NodePlan, ...]:
-    """Nodes with their edges and masks. A terminal node that succeeds takes no edge."""
+    nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], terminal: frozenset[str], entry: int
+) -> tuple[tuple[NodePlan, ...], tuple[EdgePlan, ...]]:
+    """Nodes with their edges and masks, edges with their direction.
+
+    A terminal node that succeeds takes no edge.
+    """
     last = {node.index for node in nodes if node.id in terminal}
     taken = [edge for edge in edges if edge.source not in last or edge.condition in _AFTER_FAILURE]
-    masks = reached_from(len(nodes), ((edge.source, edge.target) for edge in taken))
+    arcs = [(edge.source, edge.target) for edge in taken]
+    back = back_arcs(len(nodes), arcs, entry)
+    masks = reached_from(len(nodes), arcs)
+    forward = reached_from(len(nodes), (arc for arc in arcs if arc not in back))
     leaving: list[list[int]] = [[] for _ in nodes]
     for edge in edges:
         leaving[edge.source].append(edge.index)
-    return tuple(
+    wired = tuple(
         msgspec.structs.replace(
             node,
             terminal=node.index in last,
             out_edges=tuple(leaving[node.index]),
             reached_from=Mask(masks[node.index]),
+            comes_after=Mask(forward[node.index]),
         )
         for node in nodes
+    )
+    return wired, tuple(
+        msgspec.structs.replace(edge, back=(edge.source, edge.target) in back) for edge in edges
     )
 
 

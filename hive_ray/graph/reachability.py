@@ -22,6 +22,34 @@ def reached_from(count: int, arcs: Iterable[tuple[int, int]]) -> list[int]:
     return masks
 
 
+def back_arcs(count: int, arcs: Sequence[tuple[int, int]], start: int) -> set[tuple[int, int]]:
+    """The arcs that close a cycle in a depth-first walk from ``start``, in the order of the arcs."""
+    successors: list[list[int]] = [[] for _ in range(count)]
+    for source, target in arcs:
+        successors[source].append(target)
+    found: set[tuple[int, int]] = set()
+    done: set[int] = set()
+    for root in (start, *range(count)):
+        _walk_back(root, successors, done, found)
+    return found
+
+
+def _walk_back(
+    root: int, successors: Sequence[Sequence[int]], done: set[int], found: set[tuple[int, int]]
+) -> None:
+    path: dict[int, Iterator[int]] = {} if root in done else {root: iter(successors[root])}
+    while path:
+        node, left = next(reversed(path.items()))
+        target = next(left, None)
+        if target is None:
+            done.add(node)
+            del path[node]
+        elif target in path:
+            found.add((node, target))
+        elif target not in done:
+            path[target] = iter(successors[target])
+
+
 def reachable(masks: Sequence[int], start: int) -> int:
     """Mask of ``start`` and of everything that it leads to."""
     found = 1 << start

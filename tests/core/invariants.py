@@ -1,0 +1,85 @@
+"""What holds after every command, whatever happened; used by stories and by the random histories."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hive_ray.core import fleet
+from hive_ray.core.engine import Engine
+from hive_ray.core.run import TERMINAL, Run, StepStatus, decode_run, encode_run
+
+
+def check(engine: Engine) -> None:
+    """Hold the whole state against every invariant."""
+    for run in engine.runs.values():
+        _money(engine, run)
+        _people(engine, run)
+        _something_is_outstanding(run)
+        assert decode_run(encode_run(run)) == run, "a snapshot of the run gives the run back"
+    _leases(engine)
+    _queues(engine)
+    assert not engine._unborn and not engine._untold  # pyright: ignore[reportPrivateUsage]
+
+
+def family(engine: Engine, run: Run) -> list[Run]:
+    """A run and all that descend from it."""
+    found = [run]
+    for other in engine.runs.values():
+        if other.parent == run.id:
+            found += family(engine, other)
+    return found
+
+
+def _money(engine: Engine, run: Run) -> None:
+    held = sum(_reserved(member) for member in family(engine, run))
+    assert run.reserved_nanousd == held >= 0, f"{run.id}: {run.reserved_nanousd} reserved, {held} held"
+    if run.budget_nanousd >= 0:
+        assert run.spent_nanousd + run.reserved_nanousd <= run.budget_nanousd, f"{run.id} is over its budget"
+
+
+def _reserved(run: Run) -> int:
+    steps = [step for visit in run.visits.values() for step in visit.steps.values()]
+    assert all(step.reserved_nanousd == 0 for step in steps if step.status is not StepStatus.LEASED)
+    return sum(s.reserved_nanousd for s in steps) + sum(o.reserved_nanousd for o in run.orphans.values())
+
+
+def _people(engine: Engine, run: Run) -> None:
+    if not run.terminal:
+        open_waits = [
+            visit for member in family(engine, run) for visit in member.visits.values() if visit.wait
+        ]
+        assert run.waits == len(open_waits), f"{run.id} counts {run.waits} waits, {len(open_waits)} are open"
+
+
+def _something_is_outstanding(run: Run) -> None:
+    if run.terminal:
+        assert run.status in TERMINAL and not run.visits and not run.tokens and not run.ended
+        return
+    assert run.visits and not run.ended, f"{run.id} is live and nothing in it is outstanding"
+    for visit in run.visits.values():
+        live = visit.children is not None and visit.children.live
+        assert visit.steps or visit.wait or live, f"{run.id} hangs at visit {visit.serial}"
+
+
+def _leases(engine: Engine) -> None:
+    held: dict[str, list[fleet.AttemptRef]] = {}
+    for run in engine.runs.values():
+        for worker, attempt in fleet.leased_steps(run):
+            held.setdefault(worker, []).append(attempt)
+    for worker in engine.fleet.workers.values():
+        assert len(worker.leases) <= worker.slots, f"{worker.name} holds more than its slots"
+        assert sorted(worker.leases) == sorted(held.pop(worker.name, [])), f"leases of {worker.name}"
+    assert not held, f"leased to workers that are gone: {held}"
+
+
+def _queues(engine: Engine) -> None:
+    """What is ready stands in its pool's queue exactly once; entries that are stale may stand there too."""
+    rebuilt = fleet.Fleet(workers=msgspec.msgpack.decode(_WORKERS, type=dict[str, fleet.Worker]))
+    fleet.rebuild(rebuilt, engine.runs.values())
+    for pool, ready in rebuilt.queues.items():
+        queue = list(engine.fleet.queues.get(pool, ()))
+        for step in ready:
+            assert queue.count(step) == 1, f"{step} stands {queue.count(step)} times in the queue {pool}"
+
+
+_WORKERS = msgspec.msgpack.encode({})
