@@ -10,6 +10,7 @@ import json
 import os
 import re
 import smtplib
+from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 SENDER = "support@tidewell.example"
 SMTP_TIMEOUT_S = 10.0
 BEST = 2
+NOON, EVENING = 12, 18
 _WORD = re.compile(r"[a-z]{3,}")
 
 
@@ -76,13 +78,24 @@ def look_up_account(customer: str) -> dict[str, Any]:
     return accounts.get(customer, {"name": customer, "plan": "none"})
 
 
+@hive.function(idempotent=True)
+def sum_up(findings: list[str], account: dict[str, Any], local_time: dict[str, Any]) -> dict[str, str]:
+    """The facts in a few sentences, and a greeting for the time of day at the customer's."""
+    since = f", a customer since {account['customer_since']}" if "customer_since" in account else ""
+    known = f"The customer is {account['name']}, plan {account['plan']}{since}."
+    hour = datetime.fromisoformat(local_time["datetime"]).hour
+    time_of_day = "morning" if hour < NOON else "afternoon" if hour < EVENING else "evening"
+    greeting = f"Good {time_of_day}, {account['name'].partition(' ')[0]},"
+    return {"facts": " ".join([*findings, known]), "greeting": greeting}
+
+
 @hive.tool(timeout_s=30, tags=["sends_mail"])
 def send_mail(
     customer: str, subject: str, desk: dict[str, str], answer: str, context: hive.ToolContext
 ) -> dict[str, str]:
     """Mail the answer through the SMTP server at SUPPORT_SMTP (host:port)."""
     # The same for every attempt of this step, so that a receiver can tell a repeat.
-    message_id = f"<{context.idempotency_key}@tidewell.example>"
+    message_id = f"<{context.idempotency_key.replace(':', '.')}@tidewell.example>"
     mail = EmailMessage()
     mail["From"] = f"Tidewell {desk['name']} <{SENDER}>"
     mail["To"] = customer
