@@ -16,9 +16,20 @@ LATENCY_S = 0.1
 @function(idempotent=False, timeout_s=60)
 async def count_effect(item: str, *, context: ToolContext) -> dict[str, str]:
     """One effect, which takes its time: not declared idempotent, so it may never happen twice in silence."""
+    await _post(item, context)
+    return {"item": item}
+
+
+@function(idempotent=True, timeout_s=60)
+async def count_idempotent_effect(item: str, *, context: ToolContext) -> dict[str, str]:
+    """The same effect, declared as one that may be repeated."""
+    await _post(item, context)
+    return {"item": item}
+
+
+async def _post(item: str, context: ToolContext) -> None:
     await asyncio.sleep(LATENCY_S)
     headers = {"Idempotency-Key": context.idempotency_key}
     async with httpx2.AsyncClient(timeout=30) as client:
         answer = await client.post(os.environ["EFFECTS_URL"], headers=headers, json={"item": item})
         answer.raise_for_status()
-    return {"item": item}
