@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def settings_for(folder: str, slots: int, workers: int) -> Settings:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session() -> Generator[None]:
     """A local Ray of our own, ended afterwards."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
@@ -93,7 +93,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> AsyncIterator[Cluster]:
+async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> AsyncGenerator[Cluster]:
     """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="hive-bench-") as state:
         async with started(settings_for(state, slots, workers)) as running:
@@ -101,7 +101,7 @@ async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> As
 
 
 @asynccontextmanager
-async def started(settings: Settings) -> AsyncIterator[Cluster]:
+async def started(settings: Settings) -> AsyncGenerator[Cluster]:
     """Start a controller and its pools in the present Ray session; end them afterwards."""
     controller: Any = ControllerActor.options(  # pyright: ignore[reportAttributeAccessIssue]
         name=controller_name(0), namespace=NAMESPACE, max_concurrency=10_000, num_cpus=0, max_restarts=-1
@@ -119,14 +119,15 @@ async def until_ready(running: Cluster) -> None:
     """The controller has recovered and all workers have attached."""
     workers = sum(pool.workers.min for pool in running.settings.pools.values())
     until = time.monotonic() + READY_S
-    while time.monotonic() < until:
+    standing = await running.standing()
+    attached: list[Any] = []
+    while not standing["ready"] or len(attached) < workers:
+        if time.monotonic() > until:
+            raise TimeoutError(f"the cluster is not ready after {READY_S} s: {standing}")
+        await asyncio.sleep(0.05)
         standing = await running.standing()
         if standing["ready"]:
             (attached,) = await running.ask(ListWorkers())
-            if len(attached) >= workers:
-                return
-        await asyncio.sleep(0.05)
-    raise TimeoutError(f"the cluster is not ready after {READY_S} s: {await running.standing()}")
 
 
 async def _end(running: Cluster) -> None:
@@ -136,7 +137,7 @@ async def _end(running: Cluster) -> None:
     for name in names:
         ray.kill(ray.get_actor(name, NAMESPACE))
     until = time.monotonic() + READY_S
-    while any(_exists(name) for name in [controller_name(0), *names]) and time.monotonic() < until:
+    while any(_exists(name) for name in [controller_name(0), *names]) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 

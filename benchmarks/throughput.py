@@ -30,9 +30,7 @@ PAYLOAD = "x" * 1024
 
 def submission(graph: str) -> Submit:
     content = StepContent(outputs={"x": inline(PAYLOAD)})
-    return Submit(
-        uuid.uuid4().hex, "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000
-    )
+    return Submit(uuid.uuid4().hex, "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000)
 
 
 async def client(running: Cluster, graph: str, runs: int) -> None:
@@ -104,7 +102,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--slots", type=int, default=0, help="slots a worker; by default as many as in flight")
+    parser.add_argument("--slots", type=int, default=0, help="of a worker; by default as many as in flight")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with ray_session():

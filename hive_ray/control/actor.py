@@ -100,9 +100,7 @@ class ControllerImpl:
         now_us = time.time_ns() // 1000
         owner = this_process(node, self._cluster, now_us)
         may_take(Journal(self._store, self._partition), owner, now_us, self._take_over)
-        return recover(
-            self._store, self._blobs, self._codec, Evaluator(), self._partition, owner, now_us
-        )
+        return recover(self._store, self._blobs, self._codec, Evaluator(), self._partition, owner, now_us)
 
     def _begin(self, recovered: Recovered) -> None:
         gc.collect()
@@ -311,4 +309,4 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, (StoreError, Unavailable)) and not isinstance(error, Corrupt)
 
 
-ControllerActor = ray.remote(concurrency_groups={"health": 4})(ControllerImpl)
+ControllerActor = ray.remote(concurrency_groups={"health": 4})(ControllerImpl)  # pyright: ignore[reportCallIssue]

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from hive_ray.config import PoolSettings, Settings
 from hive_ray.names import NAMESPACE, worker_name
@@ -27,7 +26,9 @@ class Pools:
         on_death: told the worker id of a process that is certainly gone, and why.
     """
 
-    def __init__(self, settings: Settings, settings_json: bytes, on_death: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, settings: Settings, settings_json: bytes, on_death: Callable[[str, str], None]
+    ) -> None:
         self._settings = settings
         self._json = settings_json
         self._on_death = on_death
@@ -76,7 +77,7 @@ async def _death(actor: Any) -> str:
     while True:
         try:
             await actor.until_death.remote()
-        except ray.exceptions.ActorUnavailableError:
+        except ActorUnavailableError:
             await asyncio.sleep(PAUSE_S)
         except RayError as error:
             return str(error).splitlines()[0]

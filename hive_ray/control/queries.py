@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from hive_ray.control import views
@@ -128,5 +126,3 @@ def worker_is_gone(worker: Worker) -> bool:
     """Whether a worker's process certainly ended, as far as this host can tell."""
     owner = Owner(worker.pid, worker.node, worker.host, worker.boot_id, worker.process_start, "", 0)
     return process_is_gone(owner) is True
-
-

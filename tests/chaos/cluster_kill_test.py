@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def graph() -> dict[str, object]:
         ],
         "edges": [
             {"id": f"e{i}", "source": a, "target": b, "condition": "on_success"}
-            for i, (a, b) in enumerate(zip(names, names[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(names))
         ],
     }
 

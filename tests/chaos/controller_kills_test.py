@@ -136,6 +136,23 @@ async def all_ended(running: Cluster, runs: list[str]) -> None:
                 await asyncio.sleep(0.05)
 
 
+async def scenario(settings: Settings, seed: int) -> Killer:
+    """Submit all runs, kill, and see every run to its end."""
+    async with started(settings) as running:
+        graph = effects_chain(STEPS)
+        running.add_graph(graph)
+        content = StepContent(outputs={"item": inline("x")})
+        runs = [f"run-{i:04d}" for i in range(RUNS)]
+        await running.ask(*(Submit(run, "chaos", "default", "chaos", graph.version, content) for run in runs))
+        killer = Killer(open_state(settings), seed)
+        await killer.run()
+        await all_ended(running, runs)
+        for run in runs:
+            (view,) = await running.ask(GetRun(run))
+            assert view["status"] == "succeeded", view["message"]
+        return killer
+
+
 @pytest.mark.timeout(600)
 def test_two_hundred_runs_survive_fifty_controller_kills(
     tmp_path: Path, counting_http: CountingServer, monkeypatch: pytest.MonkeyPatch
@@ -145,28 +162,9 @@ def test_two_hundred_runs_survive_fifty_controller_kills(
     print(f"seed {seed}")
     monkeypatch.setenv("EFFECTS_URL", counting_http.url)
     settings = settings_in(tmp_path)
-    store = open_state(settings)
-
-    async def scenario() -> Killer:
-        async with started(settings) as running:
-            graph = effects_chain(STEPS)
-            running.add_graph(graph)
-            content = StepContent(outputs={"item": inline("x")})
-            runs = [f"run-{i:04d}" for i in range(RUNS)]
-            await running.ask(
-                *(Submit(run, "chaos", "default", "chaos", graph.version, content) for run in runs)
-            )
-            killer = Killer(store, seed)
-            await killer.run()
-            await all_ended(running, runs)
-            for run in runs:
-                (view,) = await running.ask(GetRun(run))
-                assert view["status"] == "succeeded", view["message"]
-            return killer
-
     with ray_session():
-        killer = asyncio.run(scenario())
-    history = read_history(store)
+        killer = asyncio.run(scenario(settings, seed))
+    history = read_history(open_state(settings))
     before_kill = [epoch.under_way for epoch in history.epochs[1:]]
     empty = sum(epoch.segments == 0 for epoch in history.epochs[1:-1])
     print(f"kills {killer.kills}, under way at each {before_kill}, epochs without a segment {empty}")

@@ -9,7 +9,6 @@ import httpx2
 
 from hive_ray.workers.tools import ToolContext, function
 
-
 LATENCY_S = 0.1
 
 
