@@ -17,7 +17,7 @@ from hive_ray.core.commands import Complete, Resolve, Resume, Signal, Submit
 from serve.app import RayController
 from serve.backend import Backend, digest_of, new_run_id
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 ENDED = ("succeeded", "failed", "cancelled")
 
 

@@ -9,11 +9,14 @@ SUPPORT = '''
 """Tools of the support desk."""
 
 import smtplib
+import time
 from email.message import EmailMessage
+from pathlib import Path
 
 from hive_ray.workers.tools import ToolContext, tool
 
 PORT = {port}
+GATE = Path("{gate}")
 
 
 @tool(idempotent=True)
@@ -33,8 +36,10 @@ def send_email(to: str, subject: str, body: str, context: ToolContext) -> str:
     """Send a mail; another call sends another mail."""
     mail = EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = "desk@example.com", to, subject
-    mail["Message-ID"] = f"<{{context.idempotency_key}}@example.com>"
+    mail["Message-ID"] = f"<{{context.idempotency_key.replace(':', '.')}}@example.com>"
     mail.set_content(body)
+    while GATE.exists():
+        time.sleep(0.02)
     with smtplib.SMTP("127.0.0.1", PORT, timeout=60) as server:
         server.send_message(mail)
     return "sent"
@@ -48,9 +53,10 @@ def {name}(**arguments: Any) -> dict[str, Any]:
 '''
 
 
-def support_tools(folder: Path, smtp_port: int) -> str:
-    """The customer-support graph's tools; mails go to that port."""
-    return write(folder / "support_tools.py", SUPPORT.format(port=smtp_port))
+def support_tools(folder: Path, smtp_port: int, gate: Path | None = None) -> str:
+    """The customer-support graph's tools; mails go to that port, and none leaves while ``gate`` exists."""
+    closed = (gate or folder / "gate").as_posix()
+    return write(folder / "support_tools.py", SUPPORT.format(port=smtp_port, gate=closed))
 
 
 def generic_tools(folder: Path, names: Iterable[str]) -> str:
