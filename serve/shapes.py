@@ -129,23 +129,9 @@ def agent(view: AgentView) -> dict[str, Json]:
 
 # --- events ------------------------------------------------------------------------------------------
 
-_INSIDE = frozenset(
-    [
-        "run",
-        "node",
-        "request_id",
-        "team",
-        "principal",
-        "digest",
-        "idempotency_key",
-        "traceparent",
-        "floor",
-        "ancestors",
-        "edge",
-        "edges",
-        "targets",
-        "dropped",
-    ]
+_INSIDE = (
+    *("run", "node", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent"),
+    *("floor", "ancestors", "edge", "edges", "targets", "dropped"),
 )
 """Fields of the run as a whole, and positions that mean something to the core only."""
 

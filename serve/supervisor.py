@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
         held = place.lock()
         if held is None:
             raise refuse_second(place)
+        _write_to(place.log)
         _clear_leftover(place)
         return _Supervisor(place, msgspec.json.decode(options, type=UpOptions), pipe).run()
     except HiveError as error:
@@ -62,6 +63,15 @@ def _told(error: HiveError) -> Said:
     elif isinstance(error, Conflict):
         kind = "Conflict"
     return Said(problem=problem, faults=faults, kind=kind)
+
+
+def _write_to(file: Path) -> None:
+    """Let everything that this process and Ray print end in a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    out = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.close(out)
 
 
 def _clear_leftover(place: Place) -> None:
@@ -84,7 +94,7 @@ class _Supervisor:
 
     def run(self) -> int:
         settings = self._checked()
-        self._log_to_file(settings)
+        configure(settings, "supervisor")
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         record = self._record()
@@ -116,14 +126,6 @@ class _Supervisor:
             config.resolve(SecretRef("env" if scheme == "env" else "file", name))
         _check_store(settings)
         return settings
-
-    def _log_to_file(self, settings: Settings) -> None:
-        self._place.log.parent.mkdir(parents=True, exist_ok=True)
-        out = os.open(self._place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for stream in (1, 2):
-            os.dup2(out, stream)
-        os.close(out)
-        configure(settings, "supervisor")
 
     def _record(self) -> Record:
         pid = os.getpid()
@@ -265,10 +267,11 @@ def _check_store(settings: Settings) -> None:
         ConfigError: it does not answer, or cannot hold a journal.
     """
     failed: list[StoreError] = []
+    store = open_state(settings)
 
     def probe() -> None:
         try:
-            open_state(settings).probe()
+            store.probe()
         except StoreError as error:
             failed.append(error)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import ray
+from ray._private import parameter
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
@@ -42,16 +44,37 @@ class Joined(NamedTuple):
 
 def start_head(dashboard: bool = True) -> Joined:
     """Start a Ray head as a child of this process; everything listens on loopback."""
-    context = ray.init(
-        address="local",
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        dashboard_port=free_port() if dashboard else None,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
+    with _own_agent_port(free_port()):
+        context = ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=free_port() if dashboard else None,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
     return _joined(context)
+
+
+@contextmanager
+def _own_agent_port(port: int) -> Generator[None]:
+    """Give the head's agent a port of its own, which ``ray.init`` has no option for.
+
+    Jobs go through that agent: with the fixed default they reach whichever cluster of this machine was
+    there first.
+    """
+    before = parameter.RayParams
+
+    class Params(before):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(dashboard_agent_listen_port=port, **given)
+
+    parameter.RayParams = Params
+    try:
+        yield
+    finally:
+        parameter.RayParams = before
 
 
 def join(address: str) -> Joined:
