@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from hive_ray.control.views import RunView
-from tests.cluster.installation import ENDED, Installation, aimock_model, installed, settings_for
+from tests.cluster.installation import ENDED, Installation, aimock_model, eventually, installed, settings_for
 from tests.cluster.journals import events_of
 from tests.cluster.scripts import (
     after_tool,
@@ -69,7 +71,7 @@ SUPPORT = joined(
                 ("send_email", {"to": "rohan@example.com", "subject": number, "body": "Resume your run."})
             ),
         }
-        for number in ("TCK-1", "TCK-2")
+        for number in ("TCK-1", "TCK-2", "TCK-3")
     ],
     always("exactly these keys: email_status.", says("sent"), toolName="send_email", hasToolResult=True),
 )
@@ -389,3 +391,31 @@ async def test_a_rejected_reply_is_not_mailed(desk: Installation, hive_agents: P
     assert (view.status, view.reason) == ("succeeded", "no_edge"), view
     assert (outputs["approved"], outputs["feedback"]) == (False, "too short")
     assert "TCK-2" not in [mail["subject"] for mail in mailbox.effects()]
+
+
+async def test_a_worker_killed_in_the_mail_step_leaves_the_question_to_a_person(
+    desk: Installation, hive_agents: Path, mailbox: SmtpServer
+):
+    """The agent's tool call is not repeated: a person says that it happened, and its LLM goes on."""
+    run = await desk.submit(read(hive_agents, "customer-support"), ticket(hive_agents, "TCK-3"))
+    (review,) = (await desk.settled(run)).waits
+    mailbox.hold()
+    await desk.decide(review, "approve", approved=True)
+    await eventually(lambda: mailed(mailbox, "TCK-3"))
+    (worker,) = await desk.workers("tool")
+    os.kill(worker["pid"], signal.SIGKILL)
+    mailbox.release()
+    view = await desk.settled(run)
+    (question,) = view.waits
+    await desk.decide(question, "happened", result="sent")
+    end = await desk.ended(run)
+
+    assert (view.status, question.node, question.reason) == ("waiting", "send_response", "outcome_unknown")
+    assert "send_email" in question.need
+    assert (end.status, end.reason) == ("succeeded", "terminal"), end.message
+    assert (await desk.outputs(end))["email_status"] == "sent"
+    assert [mail["subject"] for mail in mailbox.effects()].count("TCK-3") == 1
+
+
+async def mailed(mailbox: SmtpServer, subject: str) -> bool:
+    return subject in [mail["subject"] for mail in mailbox.effects()]

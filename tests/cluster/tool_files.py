@@ -176,6 +176,11 @@ def unserialisable() -> dict[str, Any]:
 
 
 @function(idempotent=True)
+def same(item: str) -> dict[str, str]:
+    return {{"squared": item}}
+
+
+@function(idempotent=True)
 def square(item: int) -> dict[str, int]:
     return {{"squared": item * item}}
 '''
