@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cluster import ray_session
-from docs.examples.support.checks import Kill, checks
+from docs.examples.support.checks import Facts, Kill, checks
 from hive_ray import config
 from hive_ray.config import Settings
 from hive_ray.graph.compiled import CompiledGraph, NodeKind
@@ -149,9 +149,8 @@ async def test_an_approved_answer_is_mailed_once(desk: Installation, mailbox: Sm
     standing = await desk.standing()
     status = {"epoch": standing["epoch"], "controller_pid": standing["pid"], "workers": []}
     nobody = Kill("write_answer", standing["pid"], 0, in_flight=False)
-    claims = dict(
-        checks(events, outcome, status, {"controller": nobody, "worker": nobody}, mailbox.effects()[before:])
-    )
+    facts = Facts(events, outcome, status, mailbox.effects()[before:])
+    claims = dict(checks(facts, {"controller": nobody, "worker": nobody}, agreed=True))
     broken = {claim for claim, holds in claims.items() if not holds}
     assert broken == {
         "the controller was killed while a step was in flight",

@@ -26,29 +26,49 @@ class Kill:
     in_flight: bool
 
 
-def checks(
-    events: Sequence[Event],
-    outcome: Mapping[str, Any],
-    status: Status,
-    kills: Mapping[str, Kill],
-    mails: Sequence[Mapping[str, Any]],
-) -> Iterator[Claim]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known after the run.
+
+    ``events`` are the run's, from the journal; ``status`` is the installation's; ``mails`` is what the SMTP
+    server counted.
+    """
+
+    events: Sequence[Event]
+    outcome: Mapping[str, Any]
+    status: Status
+    mails: Sequence[Mapping[str, Any]]
+
+
+def checks(facts: Facts, kills: Mapping[str, Kill], agreed: bool) -> Iterator[Claim]:
     """Each claim with whether it holds.
 
     Args:
-        events: the run's, from the journal.
-        status: of the installation, after the run.
-        mails: what the SMTP server counted.
+        agreed: the person wanted the mail to be sent.
     """
+    events, outcome = facts.events, facts.outcome
     yield f"the run succeeded (it is {outcome['status']})", outcome["status"] == "succeeded"
-    yield from _of_the_controller(events, status, kills.get("controller"))
-    yield from _of_the_worker(events, status, kills.get("worker"))
+    yield from _of_the_controller(events, facts.status, kills.get("controller"))
+    yield from _of_the_worker(events, facts.status, kills.get("worker"))
     yield from _of_the_flow(events)
-    receipt = outcome["outputs"].get("receipt") or {}
-    yield f"the SMTP server counted one mail ({len(mails)})", len(mails) == 1
-    ids = [mail["message_id"] for mail in mails]
-    yield "that mail is the one in the run's receipt", ids == [receipt.get("message_id")]
+    yield from _of_the_mail(facts, agreed)
     yield f"the run has a cost (${outcome['cost_usd']})", Decimal(outcome["cost_usd"]) > 0
+
+
+def _of_the_mail(facts: Facts, agreed: bool) -> Iterator[Claim]:
+    ids = [mail["message_id"] for mail in facts.mails]
+    sent = [event["seq"] for event in _of(facts.events, "StepStarted", "send_answer")]
+    if not agreed:
+        yield "nobody agreed, and no mail was attempted or sent", not sent and not ids
+        return
+    answered = [event["seq"] for event in _of(facts.events, "ApprovalResolved")]
+    yield (
+        "the mail was attempted once, after a person agreed",
+        len(answered) == len(sent) == 1 and answered < sent,
+    )
+    yield f"the SMTP server counted one mail ({len(ids)})", len(ids) == 1
+    receipt = facts.outcome["outputs"].get("receipt") or {}
+    yield "that mail is the one in the run's receipt", ids == [receipt.get("message_id")]
 
 
 def _of_the_controller(events: Sequence[Event], status: Status, kill: Kill | None) -> Iterator[Claim]:
@@ -83,10 +103,6 @@ def _of_the_flow(events: Sequence[Event]) -> Iterator[Claim]:
     branches = {"search_knowledge", "rank_articles", "look_up_account", "customer_time"}
     yield "every branch of the research ran once", all(entered.count(branch) == 1 for branch in branches)
     yield "the branches joined once, when the last of them had ended", _joined(events, branches)
-    answered = [event["seq"] for event in _of(events, "ApprovalResolved")]
-    sent = [event["seq"] for event in _of(events, "StepStarted", "send_answer")]
-    once_and_after = len(answered) == len(sent) == 1 and answered < sent
-    yield "the mail was attempted once, after a person agreed", once_and_after
 
 
 def _joined(events: Sequence[Event], branches: set[str]) -> bool:

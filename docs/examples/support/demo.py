@@ -20,12 +20,11 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
 
-from docs.examples.support.checks import Kill, checks
+from docs.examples.support.checks import Facts, Kill, checks
 from hive_ray.client import Client, Run, connect
 from hive_ray.errors import HiveError
 from hive_ray.progress import line
@@ -50,13 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--interactive", action="store_true", help="ask at the terminal instead of approving")
     options = parser.parse_args(arguments)
     # As an exception, so that everything is ended on the way out.
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="hive-demo-"))
     begun = time.monotonic()
     try:
         failed = _play(folder, options.interactive)
     except (HiveError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         failed = [str(error)]
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        return 130
     for problem in failed:
         print(f"DEMO FAILED: {problem}", file=sys.stderr)
     if failed:
@@ -65,10 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     print(f"\nThe demo took {time.monotonic() - begun:.0f} s. Everything that it started has ended.")
     return 0
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _play(folder: Path, interactive: bool) -> list[str]:
@@ -84,16 +82,18 @@ def _play(folder: Path, interactive: bool) -> list[str]:
         ticket = json.loads((HERE / "ticket.json").read_text("utf-8"))
         deadline_s = None if interactive else RUN_DEADLINE_S
         run = client.submit(HERE / "agent.json", input=ticket, deadline_s=deadline_s)
-        kills = Scene(client, run, interactive).play()
+        scene = Scene(client, run, interactive)
+        scene.play()
         _title("What the journal tells")
         _command("show", run.id, "--url", client.url)
         _title("Checks")
-        return _verdict(client, run, kills, smtp)
+        return _verdict(client, run, scene, smtp)
 
 
-def _verdict(client: Client, run: Run, kills: Mapping[str, Kill], smtp: SmtpServer) -> list[str]:
+def _verdict(client: Client, run: Run, scene: Scene, smtp: SmtpServer) -> list[str]:
     failed: list[str] = []
-    for claim, holds in checks(list(run.events()), run.outcome(0), client.status(), kills, smtp.effects()):
+    facts = Facts(list(run.events()), run.outcome(0), client.status(), smtp.effects())
+    for claim, holds in checks(facts, scene.kills, scene.agreed):
         print(f"{'ok  ' if holds else 'FAIL'}  {claim}")
         if not holds:
             failed.append(claim)
@@ -114,7 +114,7 @@ class LocalModel(ServerProcess):
 @contextmanager
 def _installation(folder: Path, model: LocalModel, smtp: SmtpServer) -> Generator[Client]:
     """``hive-ray up`` on a copy of this example; ``hive-ray down`` afterwards, whatever happened."""
-    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("__pycache__", ".hive"))
     file = folder / "hive.yaml"
     settings = yaml.safe_load(file.read_text("utf-8"))
     settings["models"]["local"]["base_url"] = model.url
@@ -137,22 +137,24 @@ class Scene:
         self._client = client
         self._run = run
         self._interactive = interactive
-        self._kills: dict[str, Kill] = {}
+        self.kills: dict[str, Kill] = {}
+        """What was killed, by ``controller`` and ``worker``."""
+        self.agreed = False
+        """The person approved the mail."""
 
-    def play(self) -> dict[str, Kill]:
-        """Watch the run to its end; returns what was killed, by ``controller`` and ``worker``."""
+    def play(self) -> None:
+        """Watch the run to its end."""
         for event in self._run.watch():
             text = line(event)
             if text:
                 print(text, flush=True)
             self._react(event)
-        return self._kills
 
     def _react(self, event: Mapping[str, Any]) -> None:
         match event["kind"], event["node"]:
-            case "StepStarted", node if node == CONTROLLER_DIES_IN and "controller" not in self._kills:
+            case "StepStarted", node if node == CONTROLLER_DIES_IN and "controller" not in self.kills:
                 self._kill("controller", node, self._client.status()["controller_pid"])
-            case "StepStarted", node if node == WORKER_DIES_IN and "worker" not in self._kills:
+            case "StepStarted", node if node == WORKER_DIES_IN and "worker" not in self.kills:
                 self._kill("worker", node, self._worker_pid(event["worker"]))
             case "ApprovalRequested", _:
                 self._answer(event["approval"])
@@ -168,7 +170,7 @@ class Scene:
         in_flight = any(step["node"] == node and step["status"] == "leased" for step in steps)
         at_us = time.time_ns() // 1000
         os.kill(pid, signal.SIGKILL)
-        self._kills[what] = Kill(node, pid, at_us, in_flight)
+        self.kills[what] = Kill(node, pid, at_us, in_flight)
         print(f">>> SIGKILL to the {what}, process {pid}, while {node} is in flight", flush=True)
 
     def _answer(self, approval_id: str) -> None:
@@ -179,10 +181,11 @@ class Scene:
         for key, value in wait["shown"].items():
             print(f"    {key:<10}{value if isinstance(value, str) else json.dumps(value)}")
         print()
-        if self._interactive and input("    Approve? [y/N] ").strip().lower() not in ("y", "yes"):
-            self._client.reject(approval_id, input("    Why not? "))
-        else:
+        self.agreed = not self._interactive or input("    Approve? [y/N] ").strip().lower() in ("y", "yes")
+        if self.agreed:
             self._client.approve(approval_id, {"feedback": "Fine like this."})
+        else:
+            self._client.reject(approval_id, input("    Why not? "))
 
 
 def _command(*words: str) -> None:
