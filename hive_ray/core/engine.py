@@ -379,6 +379,7 @@ class Engine:
         if not queue:
             return leases
         waiting: list[fleet.StepRef] = []
+        exhausted = False
         while queue and worker.room > 0 and len(leases) < most and len(waiting) < SCAN_LIMIT:
             ref = queue.popleft()
             found = self._ready(ref)
@@ -389,8 +390,20 @@ class Engine:
                 leases.append(lease)
             elif lease is not None:
                 waiting.append(ref)
+            else:
+                exhausted = True
         queue.extendleft(reversed(waiting))
-        return leases
+        return self._still_wanted(leases, now) if exhausted else leases
+
+    def _still_wanted(self, leases: list[Lease], now: Moment) -> list[Lease]:
+        """Take back what was leased just before its node failed for want of money; it has not left yet."""
+        wanted: list[Lease] = []
+        for lease in leases:
+            if self.is_orphan(lease.key):
+                self.return_lease(lease.key, now)
+            else:
+                wanted.append(lease)
+        return wanted
 
     def _ready(self, ref: fleet.StepRef) -> tuple[Run, Visit, Step] | None:
         run = self.runs.get(ref[0])
@@ -641,6 +654,10 @@ def _enqueue_again(index: fleet.Fleet, run: Run, event: Any) -> None:
         fleet.enqueue(index, step.pool, (event.run, event.serial, event.call))
 
 
+def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
+    fleet.dequeue(index, run)
+
+
 def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed) -> None:
     for pool, step in fleet.ready_steps(run):
         fleet.enqueue(index, pool, step)
@@ -664,6 +681,7 @@ _BEFORE: dict[type[ev.Event], Indexer] = {
     ev.StepFailed: _release_lease,
     ev.LeaseReturned: _release_lease,
     ev.LateOutcome: _release_orphan,
+    ev.RunPaused: _dequeue_all,
 }
 _AFTER: dict[type[ev.Event], Indexer] = {
     ev.StepStarted: _grant_lease,

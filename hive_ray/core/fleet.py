@@ -113,6 +113,12 @@ def enqueue(fleet: Fleet, pool: str, step: StepRef) -> None:
     queue.append(step)
 
 
+def dequeue(fleet: Fleet, run: Run) -> None:
+    """Take out a run's ready steps: a run that is paused and resumed must not stand in line twice."""
+    for pool, step in ready_steps(run):
+        fleet.queues[pool].remove(step)
+
+
 def grant(fleet: Fleet, worker: str, attempt: AttemptRef) -> None:
     fleet.workers[worker].leases[attempt] = None
 

@@ -627,14 +627,16 @@ def _orphan_steps(run: Run, visit: Visit) -> None:
 
 
 def _finish(run: Run, status: RunStatus, at_us: int) -> None:
+    # Waits of children stay counted until these end, which follows.
+    waits = sum(visit.wait is not None for visit in run.visits.values())
+    if waits:
+        wait_more(run, -waits, at_us)
     for visit in run.visits.values():
         _orphan_steps(run, visit)
     run.visits = {}
     run.tokens = []
     run.ended = []
     run.status = status
-    run.waits = 0
-    run.waiting_since_us = 0
     run.paused = False
     run.finished_us = at_us
 

@@ -72,8 +72,8 @@ def _cost(run: Run, outcome: Outcome, reserved_nanousd: int) -> int:
 
     An attempt whose end was not seen was probably billed: it costs its reservation until corrected.
     """
-    if not outcome.cost_nanousd and _is_unseen(outcome):
-        return reserved_nanousd
+    if _is_unseen(outcome):
+        return max(outcome.cost_nanousd, reserved_nanousd)
     if not run.unseen:
         return outcome.cost_nanousd
     key = attempt_key(outcome.serial, outcome.call, outcome.attempt)

@@ -379,6 +379,18 @@ def test_a_step_that_no_release_can_pay_for_fails_its_node():
     assert "0.00000006 USD" in run.message and run.spent_nanousd == 60
 
 
+def test_a_lease_does_not_leave_when_its_run_fails_in_the_same_decision():
+    """The other branch's step could never be paid for; what was just leased did not begin."""
+    nodes = [node("a"), mail("b", cost_nanousd=10), node("c", cost_nanousd=200)]
+    story = Story(graph(nodes, [edge("a", "b"), edge("a", "c")]))
+    run = story.submit(budget_nanousd=100)
+    story.succeed(story.lease("a"))
+
+    assert story.leases() == {}
+
+    assert (run.failure, run.orphans, run.reserved_nanousd) == ("BUDGET_EXCEEDED", {}, 0)
+
+
 def test_a_budget_failure_takes_the_on_failure_edge():
     """A graph may go on cheaper."""
     nodes = [node("a", cost_nanousd=200), node("b")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -108,7 +109,7 @@ def graph(
 
 
 def chain(*nodes: NodePlan, id: str = "g", **fields: Any) -> CompiledGraph:
-    edges = [edge(a.id, b.id) for a, b in zip(nodes, nodes[1:], strict=False)]
+    edges = [edge(a.id, b.id) for a, b in pairwise(nodes)]
     return graph(nodes, edges, id, **fields)
 
 

@@ -44,11 +44,8 @@ def _reserved(run: Run) -> int:
 
 
 def _people(engine: Engine, run: Run) -> None:
-    if not run.terminal:
-        open_waits = [
-            visit for member in family(engine, run) for visit in member.visits.values() if visit.wait
-        ]
-        assert run.waits == len(open_waits), f"{run.id} counts {run.waits} waits, {len(open_waits)} are open"
+    waits = [visit for member in family(engine, run) for visit in member.visits.values() if visit.wait]
+    assert run.waits == len(waits), f"{run.id} counts {run.waits} waits, {len(waits)} are open"
 
 
 def _something_is_outstanding(run: Run) -> None:

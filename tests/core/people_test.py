@@ -23,9 +23,9 @@ def reviewed(*outputs: str) -> Story:
     )
 
 
-def at_review(*outputs: str, **fields: object) -> tuple[Story, Run]:
+def at_review(*outputs: str) -> tuple[Story, Run]:
     story = reviewed(*outputs)
-    run = story.submit(**fields)
+    run = story.submit()
     story.run_to_end("draft")
     return story, run
 
@@ -85,7 +85,7 @@ def test_reject_without_an_approved_output_fails_the_node():
 
 def test_edit_writes_the_persons_values():
     """An edit approves; keys that it leaves out are null."""
-    story, run = at_review("approved", "subject", "note")
+    story, _ = at_review("approved", "subject", "note")
 
     story.resolve("edit", subject="better")
     story.run_to_end("mail")
@@ -420,3 +420,17 @@ def test_what_a_person_answers_is_what_edges_read():
 
     assert list(story.leases()) == ["b"]
     assert values(verdict=True)["verdict"] == story.engine.runs["r"].memory["verdict"]
+
+
+def test_a_cancelled_family_counts_its_waits_down_once():
+    """A grandchild's question that goes with its parent does not start the root's clock twice."""
+    inner = chain(human("h", "x"), id="inner")
+    mid = graph([nested("t", inner), human("u", "y")], [edge("t", "u")], id="mid", subgraphs=(inner,))
+    top = graph([mapping("m", "list", mid, on_failure="skip", window=2)], subgraphs=(mid,))
+    story = Story(top)
+    run = story.submit(input={"list": [1, 2]})
+    assert run.waits == 2
+
+    story.tell_cancel("r-1-0")
+
+    assert run.waits == 1

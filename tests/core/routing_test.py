@@ -12,8 +12,8 @@ from tests.core.graphs import chain, edge, graph, human, llm, node
 from tests.core.story import Story, content
 
 
-def abc(*edges: object, **fields: object) -> Story:
-    return Story(graph([node("a"), node("b"), node("c")], edges, **fields))
+def abc(*edges: object) -> Story:
+    return Story(graph([node("a"), node("b"), node("c")], edges))
 
 
 def test_a_chain_runs_to_its_end():

@@ -1,0 +1,117 @@
+"""Every change of state that a run, a step and an approval can make, and the event that makes it.
+
+``evolve`` makes these changes; this table only says which ones there are. ``docs/states.md`` is generated
+from it, and the tests hold everything that random histories do against it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hive_ray.core import events as ev
+
+
+class Transition(NamedTuple):
+    """In ``state``, an event of this kind may lead to one of ``to``; an event that is absent changes nothing."""
+
+    state: str
+    event: type[ev.Event]
+    to: tuple[str, ...]
+
+
+class Machine(NamedTuple):
+    """One kind of thing with a life; ``glossary`` tells what its states mean."""
+
+    name: str
+    glossary: dict[str, str]
+    transitions: tuple[Transition, ...]
+
+    def allows(self, state: str, event: type[ev.Event], to: str) -> bool:
+        return any(to in known.to for known in self.transitions if known[:2] == (state, event))
+
+
+NEW = "new"
+ENDED = "ended"
+
+
+def _each(states: tuple[str, ...], events: tuple[type[ev.Event], ...], *to: str) -> tuple[Transition, ...]:
+    return tuple(Transition(state, event, to) for state in states for event in events)
+
+
+_LIVE = ("queued", "running", "waiting")
+
+RUN = Machine(
+    "run",
+    {
+        "queued": "accepted; nothing of it has begun",
+        "running": "something is under way or ready",
+        "waiting": "only people can move it, or an operator paused it; the reason says which",
+        "succeeded": "ended: nothing is outstanding and no edge is left to take",
+        "failed": "ended: a node failed without an edge for it, or a limit or deadline was passed",
+        "cancelled": "ended on request",
+    },
+    (
+        Transition(NEW, ev.RunSubmitted, ("queued",)),
+        Transition("queued", ev.StepStarted, ("running",)),
+        Transition("queued", ev.MapProgressed, ("running",)),
+        *_each(("queued", "running"), (ev.ApprovalRequested, ev.RunPaused), "waiting"),
+        # With a branch that waits for people, the end of the last other branch makes the run wait.
+        *_each(
+            ("running",),
+            (ev.StepSucceeded, ev.NodeSucceeded, ev.NodeFailed, ev.ToolCallFailed, ev.MapProgressed),
+            "waiting",
+        ),
+        # And what that end leads to makes it run again.
+        *_each(("waiting",), (ev.NodeEntered, ev.StepQueued, ev.MapProgressed), "running"),
+        Transition("queued", ev.ApprovalRequested, ("running", "waiting")),
+        *_each(("waiting",), (ev.ApprovalResolved, ev.RetryScheduled), "running"),
+        Transition("waiting", ev.RunResumed, ("queued", "running")),
+        *_each(_LIVE, (ev.RunSucceeded,), "succeeded"),
+        *_each(_LIVE, (ev.RunFailed,), "failed"),
+        *_each(_LIVE, (ev.RunCancelled,), "cancelled"),
+    ),
+)
+
+_ENDS = (ev.NodeFailed, ev.RunFailed, ev.RunCancelled)
+
+STEP = Machine(
+    "step",
+    {
+        "ready": "waits for admission: a slot, and money for its worst case",
+        "leased": "an attempt is with a worker",
+        "backoff": "an attempt failed; waits for a timer",
+        "unknown": "an attempt may have happened; waits for a person",
+        "orphan": "its node or run has ended while an attempt was under way; its worker still holds it",
+    },
+    (
+        *_each((NEW,), (ev.NodeEntered, ev.StepQueued), "ready"),
+        Transition("ready", ev.StepStarted, ("leased",)),
+        Transition("leased", ev.LeaseReturned, ("ready",)),
+        Transition("leased", ev.StepSucceeded, (ENDED,)),
+        Transition("leased", ev.StepFailed, ("backoff", "unknown")),
+        Transition("backoff", ev.TimerFired, ("ready",)),
+        Transition("backoff", ev.ToolCallFailed, (ENDED,)),
+        Transition("unknown", ev.StepSucceeded, (ENDED,)),
+        Transition("unknown", ev.StepFailed, ("backoff",)),
+        Transition("unknown", ev.RetryScheduled, ("ready",)),
+        *_each(("leased",), _ENDS, "orphan"),
+        *_each(("ready", "backoff", "unknown"), _ENDS, ENDED),
+        *_each(("orphan",), (ev.LateOutcome, ev.LeaseReturned), ENDED),
+    ),
+)
+
+APPROVAL = Machine(
+    "approval",
+    {
+        "open": "somebody is asked, until a deadline",
+        "resolved": "answered, expired, or answered by the late outcome itself; the first of these wins",
+        "withdrawn": "its run ended without it",
+    },
+    (
+        Transition(NEW, ev.ApprovalRequested, ("open",)),
+        Transition("open", ev.ApprovalResolved, ("resolved",)),
+        *_each(("open",), (ev.RunFailed, ev.RunCancelled), "withdrawn"),
+    ),
+)
+
+MACHINES = (RUN, STEP, APPROVAL)

@@ -1,0 +1,413 @@
+"""Random graphs, and random things that happen to the runs in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Signal
+from hive_ray.core.engine import Engine
+from hive_ray.core.events import Draft
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
+from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
+from hive_ray.core.run import Run, decode_run, encode_run
+from hive_ray.core.values import inline
+from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
+from tests.core.graphs import HOUR_US, Facts, edge, graph, human, llm, mapping, nested, node, tool
+from tests.core.observer import Observer
+from tests.core.story import Story, content, values
+
+# --- graphs ------------------------------------------------------------------------------------------
+
+RETRY = RetryPlan(max_retries=1, base_us=1_000)
+MODEL = ModelPlan("m", 4, 3, 1_000_000, 1_000_000)
+TOOLS = (tool("read", cost_nanousd=2), tool("look"), tool("send", idempotent=False, cost_nanousd=3))
+KEYS = ("k", "l", "list")
+CONDITIONS = ("always", "on_success", "on_failure", "conditional", "llm_decide", "route")
+WHEN = ("", "", "", "k", "not l", "broken")
+
+
+def _plain(draw: Any, id: str, keys: tuple[str, ...]) -> NodePlan:
+    fields: dict[str, Any] = {
+        "output_keys": keys,
+        "idempotent": draw(st.booleans()),
+        "cost_nanousd": draw(st.integers(0, 9)),
+        "pause": draw(st.integers(0, 9)) == 0,
+        "max_visits": draw(st.sampled_from((0, 0, 2))),
+        "retry": RETRY,
+    }
+    kind = draw(st.sampled_from((NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER)))
+    return node(id, kind, **fields)
+
+
+def _llm(draw: Any, id: str, keys: tuple[str, ...]) -> NodePlan:
+    kinds = (NodeKind.LLM_GENERATE, NodeKind.LLM_TOOL_USE, NodeKind.EVENT_LOOP, NodeKind.ROUTER)
+    return llm(
+        id,
+        draw(st.sampled_from(kinds)),
+        output_keys=keys,
+        model=MODEL,
+        retry=RETRY,
+        tools=TOOLS,
+        max_turns=4,
+        client_facing=draw(st.booleans()),
+        pause=draw(st.integers(0, 9)) == 0,
+    )
+
+
+def _nested(draw: Any, id: str, keys: tuple[str, ...], body: CompiledGraph) -> NodePlan:
+    if draw(st.booleans()):
+        return nested(id, body, output_keys=keys, pause=draw(st.integers(0, 5)) == 0)
+    policy = draw(st.sampled_from(("fail", "skip", "collect")))
+    return mapping(id, "list", body, window=draw(st.integers(1, 2)), on_failure=policy)
+
+
+def _node(draw: Any, id: str, body: CompiledGraph | None) -> NodePlan:
+    keys = (draw(st.sampled_from(KEYS)),)
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        return human(id, *draw(st.sampled_from(((), ("approved",), ("k",)))))
+    if kind == 1 and body is not None:
+        return _nested(draw, id, keys, body)
+    return _llm(draw, id, keys) if kind < 5 else _plain(draw, id, keys)
+
+
+@st.composite
+def graphs(draw: Any, depth: int = 0) -> CompiledGraph:
+    """Up to six nodes of all kinds, with branches, joins, cycles and, in two levels, bodies."""
+    body = draw(graphs(depth + 1)) if depth < 2 and draw(st.integers(0, 2)) == 0 else None
+    count = draw(st.integers(1, 6 - 2 * depth))
+    nodes = [_node(draw, f"n{index}", body) for index in range(count)]
+    # A spine, so that most nodes are reached; and edges between any two, also back.
+    arcs = [(draw(st.integers(0, index - 1)), index) for index in range(1, count)]
+    arcs += draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=4))
+    edges = [
+        edge(
+            f"n{source}",
+            f"n{target}",
+            draw(st.sampled_from(CONDITIONS if number >= count - 1 else CONDITIONS[:4])),
+            draw(st.sampled_from(WHEN)),
+            priority=draw(st.sampled_from((0, 0, 0, 1))),
+            route="left",
+        )
+        for number, (source, target) in enumerate(arcs)
+    ]
+    subgraphs = (body,) if body is not None else ()
+    return graph(nodes, edges, f"g{depth}", max_steps=8, subgraphs=subgraphs)
+
+
+# --- what happens --------------------------------------------------------------------------------------
+
+
+class Move(NamedTuple):
+    """Something that happens; ``a`` and ``b`` choose among what there is."""
+
+    what: str
+    a: int
+    b: int
+
+
+NAMES = (
+    "lease", "lease", "lease", "succeed", "succeed", "succeed", "succeed", "fail", "repeat", "lose",
+    "give_back", "cancel", "pause", "resume", "answer", "answer", "wait", "submit", "snapshot",
+)  # fmt: skip
+
+moves = st.lists(
+    st.builds(Move, st.sampled_from(NAMES), st.integers(0, 63), st.integers(0, 63)), max_size=40
+)
+
+KINDS = tuple(FailureKind)
+
+
+class History(Story):
+    """A story that chance tells."""
+
+    def __init__(self, top: CompiledGraph, budget_nanousd: int) -> None:
+        self.observer: Observer | None = None
+        super().__init__(top, slots=3)
+        self.observer = Observer(self.engine)
+        self._budget_nanousd = budget_nanousd
+        self._held: list[tuple[Lease, int]] = []
+        self._done: list[Callable[[], None]] = []
+        self._snapshot: Snapshot | None = None
+        self._workers = 0
+        self._not_begun: set[AttemptRef] = set()
+        self.begin()
+
+    def _record(self, seq: int, drafted: Draft) -> None:
+        super()._record(seq, drafted)
+        if self.observer is not None:
+            self.observer.note(drafted.event)
+
+    def begin(self) -> None:
+        number = len(self.engine.runs)
+        given = {"list": [1, 2, 3], "k": number % 2 == 0}
+        budget = self._budget_nanousd if number % 3 < 2 else -1
+        self.submit(run=f"run{number}", input=given, budget_nanousd=budget)
+
+    def play(self, move: Move) -> None:
+        getattr(self, f"_on_{move.what}")(move.a, move.b)
+        if self._snapshot is not None:
+            self._snapshot.advance(self.engine)
+
+    # --- workers
+
+    def _on_lease(self, a: int, b: int) -> None:
+        workers = list(self.engine.fleet.workers.values())
+        if not workers:
+            return
+        for lease in self.engine.admit(workers[a % len(workers)], self.now, 1 + b % 3):
+            step = self.engine.runs[lease.run].visits[lease.serial].steps[lease.call]
+            self._held.append((lease, step.reserved_nanousd))
+        self.check()
+
+    def _take(self, a: int) -> tuple[Lease, int] | None:
+        return self._held.pop(a % len(self._held)) if self._held else None
+
+    def _on_succeed(self, a: int, b: int) -> None:
+        taken = self._take(a)
+        if taken is not None:
+            lease, reserved = taken
+            given, usage = self._produced(lease, b), Usage(2, 1) if lease.kind is StepKind.LLM else None
+            self._say(lambda: self.report(lease, given, cost_nanousd=min(b % 7, reserved), usage=usage))
+
+    def _on_fail(self, a: int, b: int) -> None:
+        taken = self._take(a)
+        if taken is not None:
+            lease, reserved = taken
+            kind = KINDS[b % len(KINDS)]
+            fields = {"started": b < 48, "cost_nanousd": min(a % 3, reserved)}
+            if not fields["started"]:
+                self._not_begun.add(lease.key)
+            self._say(lambda: self.fail(lease, kind, **fields))
+
+    def _say(self, report: Callable[[], None]) -> None:
+        self._done.append(report)
+        report()
+
+    def _on_repeat(self, a: int, b: int) -> None:
+        """An outcome comes a second time; or one comes that is late since its worker was given up."""
+        if self._done:
+            before = len(self.journal)
+            self._done[a % len(self._done)]()
+            spent = [event.cost_nanousd for _, _, event, _ in self.events()[before:] if _is_late(event)]
+            assert all(cost <= 0 for cost in spent), "a repeated outcome was charged again"
+
+    def _on_lose(self, a: int, b: int) -> None:
+        workers = list(self.engine.fleet.workers.values())
+        if workers and b < 40:
+            lost = workers[a % len(workers)]
+            # Some of what it held still reports, too late.
+            self.lose(lost.name)
+        self._workers += 1
+        self.attach(f"w{self._workers}", ("function", "llm")[b % 2], 1 + a % 3)
+
+    def _on_give_back(self, a: int, b: int) -> None:
+        """A lease that never reached its worker, if that worker is still known."""
+        taken = self._take(a)
+        if taken is not None:
+            lease = taken[0]
+            if any(lease.key in worker.leases for worker in self.engine.fleet.workers.values()):
+                self.engine.return_lease(lease.key, self.now)
+                self.check()
+
+    # --- people
+
+    def _run(self, a: int) -> Run:
+        return list(self.engine.runs.values())[a % len(self.engine.runs)]
+
+    def _on_cancel(self, a: int, b: int) -> None:
+        if b < 16:
+            self.tell(Cancel(self._run(a).id))
+
+    def _on_pause(self, a: int, b: int) -> None:
+        self.tell(Pause(self._run(a).id))
+
+    def _on_resume(self, a: int, b: int) -> None:
+        self.tell(Resume(self._run(a).id))
+
+    def _on_submit(self, a: int, b: int) -> None:
+        if len(self.engine.runs) < 8:
+            self.begin()
+
+    def _on_answer(self, a: int, b: int) -> None:
+        waits = [(r, v.wait) for r in self.engine.runs.values() for v in r.visits.values() if v.wait]
+        if not waits:
+            return
+        run, wait = waits[a % len(waits)]
+        given = StepContent(outputs=values(k=b % 2 == 0, said="hm"))
+        decisions = {
+            "approval": ("approve", "reject", "edit"),
+            "client": ("answer", "complete"),
+            "outcome_unknown": ("happened", "did_not_happen", "abort"),
+            "pause": ("resume",),
+        }[wait.reason]
+        decision = decisions[b % len(decisions)]
+        if wait.reason == "client" and len([v for v in run.visits.values() if v.wait]) == 1:
+            self.tell(Signal(run.id, given) if decision == "answer" else Complete(run.id, given))
+        else:
+            self.tell(Resolve(run.id, wait.approval, decision, given))
+
+    def _on_wait(self, a: int, b: int) -> None:
+        self.pass_time((1_000, 1_000, 1_000, HOUR_US, 80 * HOUR_US)[b % 5])
+
+    def _on_snapshot(self, a: int, b: int) -> None:
+        self._snapshot = Snapshot(self.engine, slices=1 + a % 3)
+
+    # --- what steps produce
+
+    def _produced(self, lease: Lease, b: int) -> StepContent:
+        graph = self.engine.graphs[lease.graph]
+        node = graph.nodes[lease.node]
+        keys = node.output_keys
+        if lease.kind is StepKind.DECIDE:
+            ids = [graph.edges[i].id for i in node.out_edges]
+            decided = [graph.edges[i].condition is EdgeCondition.LLM_DECIDE for i in node.out_edges]
+            return StepContent(chosen=tuple(i for n, i in enumerate(ids) if decided[n] and b >> n & 1))
+        if lease.kind is StepKind.LLM and node.kind in (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE):
+            return _turn(node, b)
+        if lease.name in ("read", "look", "send"):
+            return content(result=b)
+        given = {key: [b, 1] if key == "list" else b % 2 == 0 for key in keys}
+        return StepContent(
+            outputs=values(**given), facts=given, route="left" if b % 3 else "right"
+        )
+
+    # --- the end
+
+    def finish(self) -> None:
+        """Everything that can happen well does, until nothing is left: then every run has ended."""
+        self.attach("last-f", "function", 50)
+        self.attach("last-l", "llm", 50)
+        for _ in range(400):
+            if all(run.terminal for run in self.engine.runs.values()) and not self._held:
+                break
+            for run in list(self.engine.runs.values()):
+                if not run.terminal:
+                    self.tell(Resume(run.id))
+            self._on_answer(0, 1)
+            self._on_lease(len(self.engine.fleet.workers) - 1, 2)
+            self._on_lease(len(self.engine.fleet.workers) - 2, 2)
+            self._on_succeed(0, 4)
+            self._on_succeed(0, 3)
+            self.pass_time(1_000)
+        left = [run.id for run in self.engine.runs.values() if not run.terminal]
+        assert not left, f"these runs did not end: {left}"
+        assert all(not run.orphans and not run.reserved_nanousd for run in self.engine.runs.values())
+
+    def check_replay(self) -> None:
+        """From the journal alone, and from a snapshot taken in slices, the state comes out the same."""
+        assert state_of(self.replayed()) == state_of(self.engine)
+        if self._snapshot is not None and self._snapshot.complete:
+            assert state_of(self._snapshot.restore(self)) == state_of(self.engine)
+
+    def check_nothing_ran_twice(self) -> None:
+        """Work that must not run twice was started again only where that was known to be safe."""
+        started: dict[tuple[str, int, int], int] = {}
+        for _, _, event, _ in self.events():
+            kind = type(event).__name__
+            key = (event.run, getattr(event, "serial", 0), getattr(event, "call", 0))
+            if kind == "StepStarted":
+                started[key] = started.get(key, 0) + 1
+                assert started[key] == 1 or self._may_repeat(key), f"{key} was started twice"
+            elif kind == "LeaseReturned" or (kind == "RetryScheduled" and self._is_safe(event)):
+                started[key] = 0
+
+    def _is_safe(self, event: Any) -> bool:
+        """A person said that it did not happen, or its worker that it did not begin."""
+        attempt = (event.run, event.serial, event.call, event.attempt - 1)
+        return event.reason == "did_not_happen" or attempt in self._not_begun
+
+    def _may_repeat(self, key: tuple[str, int, int]) -> bool:
+        return key in self._idempotent()
+
+    def _idempotent(self) -> set[tuple[str, int, int]]:
+        """Calls that are declared idempotent: read off the graph, not off the core."""
+        found: set[tuple[str, int, int]] = set()
+        nodes: dict[tuple[str, int], NodePlan] = {}
+        for _, _, event, _ in self.events():
+            kind = type(event).__name__
+            if kind == "NodeEntered":
+                plan = self.engine.graphs[self.engine.runs[event.run].graph].nodes[event.node]
+                nodes[(event.run, event.serial)] = plan
+                if event.step == "llm" or plan.idempotent:
+                    found.add((event.run, event.serial, 0))
+            elif kind == "StepQueued":
+                plan = nodes[(event.run, event.serial)]
+                declared = event.name in ("read", "look") if event.turn >= 0 else plan.idempotent
+                if event.kind in ("llm", "decide", "collect") or declared:
+                    found.add((event.run, event.serial, event.call))
+        return found
+
+
+def _is_late(event: Any) -> bool:
+    return type(event).__name__ == "LateOutcome"
+
+
+def _turn(node: NodePlan, b: int) -> StepContent:
+    """One LLM call of an agent: tool calls, outputs, a question, or an answer."""
+    names = ("read", "look", "send", "read")[: b % 5]
+    calls = tuple(ToolCall(f"c{n}", name, {}, "" if (b + n) % 7 else "bad") for n, name in enumerate(names))
+    set_now = node.output_keys if b % 3 == 0 else ()
+    given = {key: [b] if key == "list" else b % 2 == 0 for key in set_now}
+    return StepContent(
+        outputs=values(**given),
+        facts=given,
+        delta=inline({"text": "x" * (b % 9), "calls": []}),
+        calls=calls,
+        question=inline("?") if node.client_facing and b % 5 == 4 else None,
+        done=node.kind is NodeKind.LLM_TOOL_USE and not calls,
+    )
+
+
+# --- snapshots -------------------------------------------------------------------------------------------
+
+
+class Snapshot:
+    """Encodes one run after the other while things go on, as the controller does."""
+
+    def __init__(self, engine: Engine, slices: int) -> None:
+        self._base_seq = engine.seq
+        self._left = engine.family_order(["", *engine.runs])
+        self._slices = slices
+        self._items: dict[str, bytes] = {}
+        self.advance(engine)
+
+    @property
+    def complete(self) -> bool:
+        return not self._left
+
+    def advance(self, engine: Engine) -> None:
+        now, self._left = self._left[: self._slices], self._left[self._slices :]
+        for name in now:
+            self._items[name] = encode_run(engine.runs[name]) if name else encode_fleet(engine.fleet)
+
+    def restore(self, story: Story) -> Engine:
+        engine = Engine(Facts())
+        for plan in story.graphs:
+            engine.add_graph(plan)
+        for name, item in self._items.items():
+            if name:
+                engine.runs[name] = decode_run(item)
+            else:
+                engine.fleet = decode_fleet(item)
+        for event in story.events():
+            if event[0] > self._base_seq:
+                engine.replay(*event)
+        engine.seq = story.engine.seq
+        engine.restored()
+        return engine
+
+
+def state_of(engine: Engine) -> tuple[int, dict[str, Run], dict[str, Any], dict[str, dict[str, None]]]:
+    """What two engines with the same past have in common; queues may hold stale entries."""
+    fleet: Fleet = engine.fleet
+    workers = {
+        name: (worker.pool, worker.slots, worker.pid, sorted(worker.leases))
+        for name, worker in fleet.workers.items()
+    }
+    children = {parent: live for parent, live in sorted(engine.children.items())}
+    return engine.seq, dict(sorted(engine.runs.items())), workers, children
