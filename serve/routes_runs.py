@@ -188,8 +188,10 @@ async def get_events(
     view = await backend.run(run_id)
     if "text/event-stream" in accept:
         after = _event_id(last_event_id) or after_seq
+        # Read before the answer begins: a fault is still a problem then, not a broken stream.
+        first = await backend.history.events(view, after)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(backend, view, after), 200, headers, "text/event-stream")
+        return StreamingResponse(_stream(backend, view, after, first), 200, headers, "text/event-stream")
     events = await backend.history.events(view, after_seq, limit)
     last = events[-1]["seq"] if events else after_seq
     return answer({"run_id": run_id, "events": events, "last_seq": last, "more": last < view.seq})
@@ -203,10 +205,11 @@ def _event_id(text: str) -> int:
     return int(text)
 
 
-async def _stream(backend: Backend, view: RunView, after: int) -> AsyncIterator[bytes]:
+async def _stream(
+    backend: Backend, view: RunView, after: int, events: list[dict[str, Any]]
+) -> AsyncIterator[bytes]:
     """Events from the journal; the controller is asked only whether there are more."""
     while True:
-        events = await backend.history.events(view, after)
         for event in events:
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (
                 event["seq"],
@@ -225,6 +228,7 @@ async def _stream(backend: Backend, view: RunView, after: int) -> AsyncIterator[
         except (Unavailable, Problem):
             # The client comes back with the id of the last event that it got.
             return
+        events = await backend.history.events(view, after)
 
 
 # --- steering ----------------------------------------------------------------------------------------

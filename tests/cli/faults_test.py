@@ -82,7 +82,7 @@ CASES = [
         "unknown function", RUN, "nodes.gret.function", "did you mean 'greet'?", graph=single("gret", [], [])
     ),
     Case("input of the wrong type", ("run", "graph.yaml", "--input", "[1]"), "--input", "give an object"),
-    Case("input that is no JSON", ("run", "graph.yaml", "--input", "-"), "stdin", "give an object", given="{a"),
+    Case("input that is no JSON", (*RUN[:3], "-"), "stdin", "give an object", given="{a"),
     Case("input that is missing", ("run", "graph.yaml", "--input", "no.json"), "no.json", "name a JSON file"),
     Case(
         "20 MB input", ("run", "graph.yaml", "--input", "-"), "input", "raise limits.max_input_bytes",
@@ -97,9 +97,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_fault_is_refused_by_place_and_remedy(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_fault_is_refused_by_place_and_remedy(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Exit 2 within seconds; nothing runs afterwards and the state folder is as before."""
     monkeypatch.setenv("TEST_S3_NAME", "name")
     monkeypatch.setenv("TEST_S3_WORD", "word")

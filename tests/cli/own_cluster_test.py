@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def test_run_starts_a_cluster_and_down_ends_what_a_kill_left(tmp_path: Path):
-    """The tools next to the graph are loaded; after SIGKILL of the supervisor nothing of it survives `down`."""
+    """The tools next to the graph are loaded; after SIGKILL of the supervisor `down` leaves nothing."""
     (tmp_path / "tools.py").write_text(TOOLS)
     (tmp_path / "graph.yaml").write_text(yaml.safe_dump(chain()))
 
