@@ -12,7 +12,7 @@ from hive_ray.core import events as ev
 
 
 class Transition(NamedTuple):
-    """In ``state``, an event of this kind may lead to one of ``to``; an event that is absent changes nothing."""
+    """In ``state``, an event of this kind may lead to one of ``to``; others change nothing."""
 
     state: str
     event: type[ev.Event]
@@ -58,15 +58,20 @@ RUN = Machine(
         # With a branch that waits for people, the end of the last other branch makes the run wait.
         *_each(
             ("running",),
-            (ev.StepSucceeded, ev.NodeSucceeded, ev.NodeFailed, ev.ToolCallFailed, ev.MapProgressed),
+            (
+                ev.StepSucceeded,
+                ev.StepFailed,
+                ev.NodeFailed,
+                ev.ToolCallFailed,
+                ev.MapProgressed,
+            ),
             "waiting",
         ),
         # And what that end leads to makes it run again.
         *_each(("waiting",), (ev.NodeEntered, ev.StepQueued, ev.MapProgressed), "running"),
-        Transition("queued", ev.ApprovalRequested, ("running", "waiting")),
-        *_each(("waiting",), (ev.ApprovalResolved, ev.RetryScheduled), "running"),
+        *_each(("waiting",), (ev.ApprovalResolved, ev.RetryScheduled, ev.StepFailed), "running"),
         Transition("waiting", ev.RunResumed, ("queued", "running")),
-        *_each(_LIVE, (ev.RunSucceeded,), "succeeded"),
+        *_each(("running", "waiting"), (ev.RunSucceeded,), "succeeded"),
         *_each(_LIVE, (ev.RunFailed,), "failed"),
         *_each(_LIVE, (ev.RunCancelled,), "cancelled"),
     ),

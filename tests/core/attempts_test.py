@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hive_ray.core.failures import CAN_PASS, FailureKind
@@ -15,11 +17,11 @@ RETRY = RetryPlan(max_retries=3, base_us=1_000_000, cap_us=3_000_000)
 UNSEEN = (FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED)
 
 
-def one(**fields: object) -> Story:
+def one(**fields: Any) -> Story:
     return Story(chain(node("a", retry=RETRY, **fields)))
 
 
-def mails(**fields: object) -> Story:
+def mails(**fields: Any) -> Story:
     return Story(chain(mail("a", retry=RETRY, **fields)))
 
 
@@ -133,7 +135,7 @@ def test_a_poison_step_is_dead_lettered():
 # --- unknown outcomes ------------------------------------------------------------------------------
 
 
-def unknown(kind: FailureKind = FailureKind.TIMEOUT, **fields: object) -> tuple[Story, Lease]:
+def unknown(kind: FailureKind = FailureKind.TIMEOUT, **fields: Any) -> tuple[Story, Lease]:
     """A mail whose end nobody saw."""
     story = mails(**fields)
     story.submit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hive_ray.core.messages import StepContent
@@ -12,11 +14,11 @@ from tests.core.story import Story, content
 BODY = chain(node("x", input_keys=("item",)), id="body")
 
 
-def mapped(**plan: object) -> CompiledGraph:
+def mapped(**plan: Any) -> CompiledGraph:
     return graph([mapping("m", "list", BODY, **plan)], subgraphs=(BODY,))
 
 
-def begun(items: object = (1, 2, 3), **plan: object) -> Story:
+def begun(items: object = (1, 2, 3), **plan: Any) -> Story:
     story = Story(mapped(**plan))
     story.submit(input={"list": list(items) if isinstance(items, tuple) else items})
     return story

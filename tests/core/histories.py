@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Signal
 from hive_ray.core.engine import Engine
-from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
@@ -17,7 +16,6 @@ from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
 from tests.core.graphs import HOUR_US, Facts, edge, graph, human, llm, mapping, nested, node, tool
-from tests.core.observer import Observer
 from tests.core.story import Story, content, values
 
 # --- graphs ------------------------------------------------------------------------------------------
@@ -116,7 +114,7 @@ NAMES = (
 )  # fmt: skip
 
 moves = st.lists(
-    st.builds(Move, st.sampled_from(NAMES), st.integers(0, 63), st.integers(0, 63)), max_size=40
+    st.builds(Move, st.sampled_from(NAMES), st.integers(0, 63), st.integers(0, 63)), min_size=12, max_size=40
 )
 
 KINDS = tuple(FailureKind)
@@ -126,9 +124,7 @@ class History(Story):
     """A story that chance tells."""
 
     def __init__(self, top: CompiledGraph, budget_nanousd: int) -> None:
-        self.observer: Observer | None = None
         super().__init__(top, slots=3)
-        self.observer = Observer(self.engine)
         self._budget_nanousd = budget_nanousd
         self._held: list[tuple[Lease, int]] = []
         self._done: list[Callable[[], None]] = []
@@ -136,11 +132,6 @@ class History(Story):
         self._workers = 0
         self._not_begun: set[AttemptRef] = set()
         self.begin()
-
-    def _record(self, seq: int, drafted: Draft) -> None:
-        super()._record(seq, drafted)
-        if self.observer is not None:
-            self.observer.note(drafted.event)
 
     def begin(self) -> None:
         number = len(self.engine.runs)
@@ -165,6 +156,10 @@ class History(Story):
         self.check()
 
     def _take(self, a: int) -> tuple[Lease, int] | None:
+        """An attempt under way; if there is none, work is given out first."""
+        for number in range(len(self.engine.fleet.workers)):
+            if not self._held:
+                self._on_lease(a + number, a)
         return self._held.pop(a % len(self._held)) if self._held else None
 
     def _on_succeed(self, a: int, b: int) -> None:
@@ -272,9 +267,7 @@ class History(Story):
         if lease.name in ("read", "look", "send"):
             return content(result=b)
         given = {key: [b, 1] if key == "list" else b % 2 == 0 for key in keys}
-        return StepContent(
-            outputs=values(**given), facts=given, route="left" if b % 3 else "right"
-        )
+        return StepContent(outputs=values(**given), facts=given, route="left" if b % 3 else "right")
 
     # --- the end
 
@@ -409,5 +402,5 @@ def state_of(engine: Engine) -> tuple[int, dict[str, Run], dict[str, Any], dict[
         name: (worker.pool, worker.slots, worker.pid, sorted(worker.leases))
         for name, worker in fleet.workers.items()
     }
-    children = {parent: live for parent, live in sorted(engine.children.items())}
+    children = dict(sorted(engine.children.items()))
     return engine.seq, dict(sorted(engine.runs.items())), workers, children

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -45,7 +45,9 @@ class Observer:
     def _allow(self, machine: str, was: str, event: ev.Event, became: str) -> None:
         known = next(m for m in transitions.MACHINES if m.name == machine)
         kind = type(event)
-        assert known.allows(was, kind, became), f"{machine}: {was} --{kind.__name__}--> {became} is not declared"
+        assert known.allows(was, kind, became), (
+            f"{machine}: {was} --{kind.__name__}--> {became} is not declared"
+        )
         seen = (machine, was, kind, became)
         self.seen[seen] = self.seen.get(seen, 0) + 1
 
@@ -78,9 +80,11 @@ DECIDERS: dict[ModuleType, tuple[str, ...]] = {
 
 
 @contextmanager
-def deciding_changes_nothing() -> Iterator[None]:
+def deciding_changes_nothing() -> Generator[None]:
     """While this holds, a decider that changes the state that it was shown fails at once."""
-    originals = [(module, name, getattr(module, name)) for module, names in DECIDERS.items() for name in names]
+    originals = [
+        (module, name, getattr(module, name)) for module, names in DECIDERS.items() for name in names
+    ]
     for module, name, decide in originals:
         setattr(module, name, _watched(name, decide))
     try:

@@ -25,6 +25,7 @@ from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.compiled import CompiledGraph
 from tests.core import invariants
 from tests.core.graphs import Facts
+from tests.core.observer import Observer
 
 POOLS = ("function", "llm")
 START_US = 1_000_000_000
@@ -55,6 +56,7 @@ class Story:
     def __init__(self, *graphs: CompiledGraph, slots: int = 16) -> None:
         self.engine = Engine(Facts())
         self.engine.sink = self._record
+        self.observer = Observer(self.engine)
         self.graphs = graphs
         for graph in graphs:
             self.engine.add_graph(graph)
@@ -71,6 +73,7 @@ class Story:
                 seq, self.now_us, type(event).__name__, msgspec.msgpack.encode(event), encode(drafted.decoded)
             )
         )
+        self.observer.note(event)
 
     @property
     def now(self) -> Moment:
