@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,17 +35,34 @@ WITH_SCRIPTS = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
 SEND = "send_answer"
 
 
-@pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
-def test_an_example_has_no_finding(graph: Path):
-    """`hive-ray lint` finds nothing, with the models, tools and MCP server of the example."""
+def linted(graph: Path) -> dict[str, Any]:
+    """What `hive-ray lint` finds, with the hive.yaml beside the graph if there is one."""
     env = {**os.environ, "PATH": WITH_SCRIPTS}
     argv = [str(SCRIPTS / "hive-ray"), "lint", graph.name, "--json"]
     done = subprocess.run(
         argv, cwd=graph.parent, env=env, timeout=60, capture_output=True, text=True, check=False
     )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return json.loads(done.stdout)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {graph.name: []}
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda path: path.stem)
+def test_an_example_has_no_finding(graph: Path):
+    """Models, tools and the MCP server of its hive.yaml count, where it has one."""
+    assert linted(graph) == {graph.name: []}
+
+
+def test_the_tutorial_s_files_have_no_finding(tmp_path: Path):
+    """What a reader copies is accepted; the Python that follows at least parses."""
+    page = (REPO / "docs" / "tutorial.md").read_text("utf-8")
+    files = dict(re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+
+    assert files.keys() == {"tools.py", "wall.yaml", "hive.yaml"}
+    assert linted(tmp_path / "wall.yaml") == {"wall.yaml": []}
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        ast.parse(code)
 
 
 def registry_of(folder: Path) -> Registry:
