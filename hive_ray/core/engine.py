@@ -631,6 +631,10 @@ def _release_orphan(index: fleet.Fleet, run: Run, event: ev.LateOutcome | Any) -
         fleet.release(index, orphan.worker, (event.run, event.serial, event.call, event.attempt))
 
 
+def _remember_submission(index: fleet.Fleet, run: Run, event: ev.RunSubmitted) -> None:
+    fleet.note_submission(index, run)
+
+
 def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
     fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt))
 
@@ -684,6 +688,7 @@ _BEFORE: dict[type[ev.Event], Indexer] = {
     ev.RunPaused: _dequeue_all,
 }
 _AFTER: dict[type[ev.Event], Indexer] = {
+    ev.RunSubmitted: _remember_submission,
     ev.StepStarted: _grant_lease,
     ev.NodeEntered: _enqueue_first,
     ev.StepQueued: _enqueue_next,
