@@ -37,6 +37,7 @@ CAN_PASS = frozenset(
         FailureKind.LLM_UNAVAILABLE,
         FailureKind.INVALID_OUTPUT,
         FailureKind.WORKER_LOST,
+        FailureKind.OUTCOME_UNKNOWN,
     }
 )
 """Kinds for which another attempt may end differently. All others fail at once."""

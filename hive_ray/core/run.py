@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hive_ray.core import events as ev
-from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn, Usage
 from hive_ray.core.values import Value, inline
 
@@ -396,7 +395,7 @@ def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: in
     step = run.visits[event.serial].steps[event.call]
     _release(run, step)
     _charge_failed(run, event)
-    step.status = StepStatus.UNKNOWN if event.kind == FailureKind.OUTCOME_UNKNOWN else StepStatus.BACKOFF
+    step.status = StepStatus.BACKOFF
 
 
 def _charge_failed(run: Run, event: ev.StepFailed | ev.LateOutcome) -> None:
@@ -562,6 +561,8 @@ def _map_progressed(run: Run, event: ev.MapProgressed, content: StepContent, at_
 def _approval_requested(run: Run, event: ev.ApprovalRequested, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
     run.status = RunStatus.RUNNING
+    if event.reason == "outcome_unknown":
+        visit.steps[event.call].status = StepStatus.UNKNOWN
     wait_more(run, 1, at_us)
     visit.wait = Wait(
         event.approval,

@@ -16,7 +16,9 @@ from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
-UNSEEN_END = frozenset({FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED})
+UNSEEN_END = frozenset(
+    {FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED, FailureKind.OUTCOME_UNKNOWN}
+)
 """Failures after which nobody knows whether the effect took place, nor what it cost."""
 
 

@@ -60,7 +60,6 @@ RUN = Machine(
             ("running",),
             (
                 ev.StepSucceeded,
-                ev.StepFailed,
                 ev.NodeFailed,
                 ev.ToolCallFailed,
                 ev.MapProgressed,
@@ -84,7 +83,7 @@ STEP = Machine(
     {
         "ready": "waits for admission: a slot, and money for its worst case",
         "leased": "an attempt is with a worker",
-        "backoff": "an attempt failed; waits for a timer",
+        "backoff": "an attempt failed; waits for a timer, or what follows is being decided",
         "unknown": "an attempt may have happened; waits for a person",
         "orphan": "its node or run has ended while an attempt was under way; its worker still holds it",
     },
@@ -93,7 +92,8 @@ STEP = Machine(
         Transition("ready", ev.StepStarted, ("leased",)),
         Transition("leased", ev.LeaseReturned, ("ready",)),
         Transition("leased", ev.StepSucceeded, (ENDED,)),
-        Transition("leased", ev.StepFailed, ("backoff", "unknown")),
+        Transition("leased", ev.StepFailed, ("backoff",)),
+        Transition("backoff", ev.ApprovalRequested, ("unknown",)),
         Transition("backoff", ev.TimerFired, ("ready",)),
         Transition("backoff", ev.ToolCallFailed, (ENDED,)),
         Transition("unknown", ev.StepSucceeded, (ENDED,)),

@@ -14,7 +14,12 @@ from tests.core.graphs import chain, edge, graph, llm, mail, node
 from tests.core.story import Story, content
 
 RETRY = RetryPlan(max_retries=3, base_us=1_000_000, cap_us=3_000_000)
-UNSEEN = (FailureKind.TIMEOUT, FailureKind.WORKER_LOST, FailureKind.CANCELLED)
+UNSEEN = (
+    FailureKind.TIMEOUT,
+    FailureKind.WORKER_LOST,
+    FailureKind.CANCELLED,
+    FailureKind.OUTCOME_UNKNOWN,
+)
 
 
 def one(**fields: Any) -> Story:
