@@ -37,7 +37,7 @@ HIVE_RAY = str(SCRIPTS / "hive-ray")
 COMMAND_TIMEOUT_S = 150.0
 RUN_DEADLINE_S = 120.0
 MOMENT_S = 0.2
-"""A lease is durable before it leaves: this much later the worker is in the middle of the step."""
+"""A lease is durable before it leaves: this much later the worker has asked the model."""
 
 CONTROLLER_DIES_IN = "triage"
 WORKER_DIES_IN = "write_answer"
@@ -81,8 +81,9 @@ def _play(folder: Path, interactive: bool) -> list[str]:
         _title("One ticket, submitted over HTTP")
         ticket = json.loads((HERE / "ticket.json").read_text("utf-8"))
         deadline_s = None if interactive else RUN_DEADLINE_S
+        model.hold()
         run = client.submit(HERE / "agent.json", input=ticket, deadline_s=deadline_s)
-        scene = Scene(client, run, interactive)
+        scene = Scene(client, run, model, interactive)
         scene.play()
         _title("What the journal tells")
         _command("show", run.id, "--url", client.url)
@@ -110,6 +111,13 @@ class LocalModel(ServerProcess):
         super().__init__(argv, folder / "model.log")
         self.await_ready(lambda: local_llm.is_ready(port))
 
+    def hold(self) -> None:
+        """Stop in the middle: what it is asked stays in flight, however fast the machine is."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
 
 @contextmanager
 def _installation(folder: Path, model: LocalModel, smtp: SmtpServer) -> Generator[Client]:
@@ -133,9 +141,10 @@ def _installation(folder: Path, model: LocalModel, smtp: SmtpServer) -> Generato
 class Scene:
     """One run, watched to its end; kills two processes and answers for the person on the way."""
 
-    def __init__(self, client: Client, run: Run, interactive: bool) -> None:
+    def __init__(self, client: Client, run: Run, model: LocalModel, interactive: bool) -> None:
         self._client = client
         self._run = run
+        self._model = model
         self._interactive = interactive
         self.kills: dict[str, Kill] = {}
         """What was killed, by ``controller`` and ``worker``."""
@@ -154,6 +163,8 @@ class Scene:
         match event["kind"], event["node"]:
             case "StepStarted", node if node == CONTROLLER_DIES_IN and "controller" not in self.kills:
                 self._kill("controller", node, self._client.status()["controller_pid"])
+            case "StepSucceeded", node if node == CONTROLLER_DIES_IN:
+                self._model.hold()
             case "StepStarted", node if node == WORKER_DIES_IN and "worker" not in self.kills:
                 self._kill("worker", node, self._worker_pid(event["worker"]))
             case "ApprovalRequested", _:
@@ -171,6 +182,7 @@ class Scene:
         at_us = time.time_ns() // 1000
         os.kill(pid, signal.SIGKILL)
         self.kills[what] = Kill(node, pid, at_us, in_flight)
+        self._model.go_on()
         print(f">>> SIGKILL to the {what}, process {pid}, while {node} is in flight", flush=True)
 
     def _answer(self, approval_id: str) -> None:
