@@ -10,11 +10,11 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 import ray
-from ray.actor import exit_actor
 from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
 from hive_ray.config import Settings
@@ -147,8 +147,6 @@ class ControllerImpl:
         self._flush_soon()
         try:
             return await future
-        except Fenced:
-            exit_actor()
         finally:
             self._calls.pop(call, None)
 
@@ -160,9 +158,9 @@ class ControllerImpl:
 
     def _flush(self) -> None:
         self._flush_due = False
-        shell = self._ready()
-        shell.flush(clock())
-        self._perform(shell)
+        if self._shell is not None:
+            self._shell.flush(clock())
+            self._perform(self._shell)
 
     def _perform(self, shell: Shell) -> None:
         while actions := shell.take_actions():
@@ -205,12 +203,10 @@ class ControllerImpl:
             task.cancel()
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(reason)
-        ray.get_runtime_context().current_actor.leave.remote()
-
-    async def leave(self) -> None:
-        """End this actor without being restarted."""
-        exit_actor()
+                future.set_exception(Unavailable(self._standing))
+        # Not exit_actor(): it waits for calls that are under way, and this one would stay for ever.
+        me = ray.get_runtime_context().current_actor
+        self._loop.run_in_executor(None, partial(ray.kill, me, no_restart=True))
 
     async def _tick(self) -> None:
         while True:
