@@ -73,14 +73,15 @@ class Engine:
 
     def _record(self, drafts: list[Draft], now: Moment) -> None:
         """Apply what was decided, in order, and hand it to the sink."""
+        at_us = now.wall_us
         for drafted in drafts:
-            self.seq += 1
+            self.seq = seq = self.seq + 1
             event = drafted.event
             if event.run:
-                self._evolve_indexed(event, drafted.decoded, now.wall_us, self.seq)
+                self._evolve_indexed(event, drafted.decoded, at_us, seq)
             else:
-                self._evolve_fleet(event, now.wall_us, self.seq)
-            self.sink(self.seq, drafted)
+                self._evolve_fleet(event, at_us, seq)
+            self.sink(seq, drafted)
 
     def _evolve_fleet(self, event: ev.Event, at_us: int, seq: int) -> None:
         fleet.evolve(self.fleet, event, at_us)
@@ -88,11 +89,17 @@ class Engine:
 
     def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
-        kind = type(event)
+        kind = event.__class__
+        run = self.runs.get(event.run)
         before = _BEFORE.get(kind)
-        if before is not None:
-            before(self.fleet, self.runs[event.run], event)
-        run = self._evolve(event, content, at_us, seq)
+        if before is not None and run is not None:
+            before(self.fleet, run, event)
+        if run is None or run.parent:
+            run = self._evolve(event, content, at_us, seq)
+        else:
+            # The common case of ``_evolve``, without its calls: this is the hot path.
+            runs.EVOLVE[kind](run, event, content, at_us)
+            run.seq = seq
         after = _AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)

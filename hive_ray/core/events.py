@@ -8,8 +8,6 @@ only ever be added at the end, with a default.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from hive_ray.core.messages import StepContent, StepKind, Usage
@@ -331,7 +329,7 @@ EVENTS: dict[str, type[Event]] = {
 NOTHING = StepContent()
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event that was decided, with its content as bytes (for the journal) and decoded (to apply)."""
 
     event: Event

@@ -37,6 +37,8 @@ def leave(run: Run, graph: CompiledGraph, ended: Ended, evaluator: Evaluator) ->
         return [fail_run(run, FailureKind.INVALID_OUTPUT, bad.edge, bad.why)]
     if ended.failure and not edges:
         return [_fail_by_node(run, node, ended)]
+    if len(edges) == 1:
+        return [_one_edge(run, node, ended, edges[0])]
     return [
         Draft(
             ev.EdgesTaken(
@@ -51,6 +53,14 @@ def leave(run: Run, graph: CompiledGraph, ended: Ended, evaluator: Evaluator) ->
             )
         )
     ]
+
+
+def _one_edge(run: Run, node: NodePlan, ended: Ended, edge: EdgePlan) -> Draft:
+    visit = ended.visit
+    path = path_over(visit.path, edge, 1)
+    return Draft(
+        ev.EdgesTaken(run.id, visit.serial, node.id, (edge.index,), (edge.target,), (edge.id,), (path,))
+    )
 
 
 def path_over(path: tuple[int, ...], edge: EdgePlan, taken: int) -> tuple[int, ...]:

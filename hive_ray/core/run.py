@@ -316,7 +316,7 @@ def evolve(run: Run, event: ev.Event, content: StepContent, at_us: int) -> None:
     Raises:
         KeyError: the event does not fit the state: the journal and the run are not of one history.
     """
-    _EVOLVE[type(event)](run, event, content, at_us)
+    EVOLVE[type(event)](run, event, content, at_us)
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -660,7 +660,7 @@ def _run_cancelled(run: Run, event: ev.RunCancelled, content: StepContent, at_us
     run.reason = event.reason
 
 
-_EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
+EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.StepStarted: _step_started,
     ev.LeaseReturned: _lease_returned,
     ev.StepSucceeded: _step_succeeded,

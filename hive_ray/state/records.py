@@ -34,7 +34,7 @@ class Rows:
 
     def __init__(self, codec: ContentCodec) -> None:
         self._codec = codec
-        self._rows: list[Row] = []
+        self._rows: list[tuple[int, int, str, str, bytes, bytes]] = []
         self._bytes = 0
         self._cuts: list[tuple[int, int]] = []
 
@@ -42,13 +42,14 @@ class Rows:
         return len(self._rows)
 
     def add(self, seq: int, time_us: int, drafted: Draft) -> None:
-        event, content, _ = drafted
+        event = drafted.event
+        content = drafted.content
         run = event.run
         body = _encode(event)
         self._bytes += len(body) + len(content) + ROW_BYTES
         if content:
             content = self._codec.seal(content, (run, str(seq)))
-        self._rows.append(_row((seq, time_us, run, event.__class__.__name__, body, content)))
+        self._rows.append((seq, time_us, run, event.__class__.__name__, body, content))
 
     def cut(self) -> None:
         """A decision is complete."""
@@ -68,7 +69,6 @@ class Rows:
         return Columns(*zip(*rows, strict=True))
 
 
-_row = Row._make
 ROW_BYTES = 64
 """What a row weighs besides its body and content."""
 SEGMENT_BYTES = 4 * 1024 * 1024
