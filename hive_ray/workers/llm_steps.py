@@ -180,8 +180,9 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 def _loop_prompt(situation: Situation) -> Prompt:
-    node = situation.node
-    messages = (UserMessage(task_text(situation)), *replay(node, situation.conversation))
+    node, graph = situation.node, situation.graph
+    elsewhere = {key for other in graph.nodes for key in other.output_keys} if graph.continuous else ()
+    messages = (UserMessage(task_text(situation)), *replay(node, situation.conversation, elsewhere))
     return Prompt(system_text(situation, loop_text(node)), messages, (*situation.tools, *loop_tools(node)))
 
 

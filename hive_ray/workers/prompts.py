@@ -11,7 +11,7 @@ assistant message (a conversation's *delta*) is::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -262,11 +262,16 @@ def missing_outputs(node: NodePlan, is_set: Iterable[str]) -> list[str]:
     return [key for key in node.output_keys if key not in known]
 
 
-def replay(node: NodePlan, conversation: Sequence[Entry]) -> tuple[Message, ...]:
+def replay(
+    node: NodePlan, conversation: Sequence[Entry], elsewhere: Collection[str] = ()
+) -> tuple[Message, ...]:
     """A loop's conversation as messages.
 
     Every call of an assistant message is answered right behind it, whatever the journal holds: a
     provider refuses a conversation in which one is not.
+
+    Args:
+        elsewhere: outputs of the nodes whose conversation this one goes on with.
     """
     results = {entry.call_id: entry for entry in conversation if entry.role == "tool"}
     messages: list[Message] = []
@@ -277,14 +282,16 @@ def replay(node: NodePlan, conversation: Sequence[Entry]) -> tuple[Message, ...]
         elif entry.role == "assistant":
             spoken = message_of(entry.value)
             messages.append(spoken)
-            messages.extend(_answer(node, call, results, is_set) for call in spoken.calls)
+            messages.extend(_answer(node, call, results, is_set, elsewhere) for call in spoken.calls)
             following = conversation[index + 1].role if index + 1 < len(conversation) else ""
             if not spoken.calls and following != "user":
                 messages.append(UserMessage(_nudge(node, is_set)))
     return tuple(messages)
 
 
-def _answer(node: NodePlan, call: Call, results: Mapping[str, Entry], is_set: set[str]) -> ToolMessage:
+def _answer(
+    node: NodePlan, call: Call, results: Mapping[str, Entry], is_set: set[str], elsewhere: Collection[str]
+) -> ToolMessage:
     entry = results.get(call.id)
     if entry is not None:
         return ToolMessage(call.id, call.name, as_text(entry.value), entry.failed)
@@ -294,6 +301,8 @@ def _answer(node: NodePlan, call: Call, results: Mapping[str, Entry], is_set: se
         problem = set_output_problem(node, call.arguments)
         if not problem:
             is_set.add(call.arguments["key"])
+        elif isinstance(call.arguments, dict) and call.arguments.get("key") in elsewhere:  # pyright: ignore
+            problem = ""
         return ToolMessage(call.id, call.name, problem or ACKNOWLEDGED, bool(problem))
     return ToolMessage(call.id, call.name, "this call was not carried out", failed=True)
 

@@ -15,7 +15,7 @@ from hive_ray.graph.compiled import EdgeCondition, EdgePlan, ModelPlan, NodeKind
 from hive_ray.testing import Calls, ScriptedModel
 from hive_ray.workers.llm import Answer
 from hive_ray.workers.llm_steps import behaviour
-from hive_ray.workers.prompts import AssistantMessage, Call, Entry, Situation, ToolSchema
+from hive_ray.workers.prompts import AssistantMessage, Call, Entry, Situation, ToolMessage, ToolSchema
 from tests.workers import steps
 from tests.workers.steps import ask, content, message, node, outputs, turn
 
@@ -403,3 +403,22 @@ def test_an_unknown_model_is_named():
 
     assert (outcome.failure, outcome.started) == ("LLM_UNAVAILABLE", False)
     assert "gpt-none" in message(outcome)
+
+
+def test_results_of_an_earlier_node_of_the_conversation_are_not_called_wrong():
+    """In a continuous graph a loop goes on where another stood: that one set its own outputs."""
+    here = node(LOOP, output_keys=("summary",))
+    before = node(LOOP, id="before", index=1, output_keys=("brief",))
+    made = Call("c1", "set_output", {"key": "brief", "value": "B"})
+    wrong = Call("c2", "set_output", {"key": "nothing", "value": 1})
+    delta = {
+        "text": "",
+        "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in (made, wrong)],
+    }
+    situation = Situation(
+        steps.graph(here, before, continuous=True), here, {}, 1, (Entry("assistant", delta),)
+    )
+    messages = behaviour(StepKind.LLM, here).prompt(situation).messages
+    answers = [message for message in messages if isinstance(message, ToolMessage)]
+
+    assert [(answer.call_id, answer.failed) for answer in answers] == [("c1", False), ("c2", True)]
