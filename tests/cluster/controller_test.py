@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from hive_ray.control.queries import GetRun
 from hive_ray.control.recovery import Recovered, may_take, recover
@@ -212,8 +212,8 @@ async def is_dead(running: Installation) -> bool:
     """Ray says that the actor has ended and will not be restarted."""
     try:
         await running.cluster.standing()
-    except ray.exceptions.ActorUnavailableError:
-        return False
-    except ray.exceptions.ActorDiedError:
+    except ActorDiedError:
         return True
+    except RayError:
+        return False
     return False
