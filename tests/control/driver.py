@@ -102,6 +102,11 @@ class Driver:
         self.shell.written(outcome, self.clock)
         self.shell.flush(self.clock)
 
+    def release_one(self) -> None:
+        """Let the oldest held write go; the next one is held again."""
+        self._write(self._held.pop(0))
+        self.perform()
+
     def release(self) -> None:
         """Let the writes go that were held back, and those that are tried again."""
         self.holds_writes = False

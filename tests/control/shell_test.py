@@ -114,6 +114,18 @@ def test_what_arrives_during_a_write_goes_into_the_next_one(driver: Driver):
     assert all(call in driver.replies for call in calls)
 
 
+def test_a_commit_releases_only_what_it_holds(driver: Driver):
+    """Answers to what was decided during the write wait for the next one."""
+    driver.holds_writes = True
+    first = driver.command(submit("r0"))
+    second = driver.command(submit("r1"))
+
+    driver.release_one()
+    assert (first in driver.replies, second in driver.replies) == (True, False)
+    driver.release_one()
+    assert second in driver.replies
+
+
 def test_an_outcome_and_the_next_lease_stand_in_one_segment(store: MemoryStore):
     """A hop costs one write."""
     driver = Driver(store, [graph := chain(node("a"), node("b"), id="two")])
@@ -459,7 +471,7 @@ def test_an_idempotency_key_is_forgotten_in_time(store: MemoryStore):
     assert view(driver.replies[call]).run_id == "r2"
 
 
-# --- segments --------------------------------------------------------------------------------------------------
+# --- segments ---------------------------------------------------------------------------------------
 
 
 def test_a_backlog_is_written_in_segments_of_bounded_size(driver: Driver, store: MemoryStore):

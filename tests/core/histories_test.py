@@ -1,12 +1,13 @@
 """Whatever happens to whatever graph, the invariants hold after every step and every run ends.
 
-2,000 examples with ``HYPOTHESIS_PROFILE=ci``, and by default 200.
+2,000 examples where ``CI`` is set or with ``HYPOTHESIS_PROFILE=ci``, else 200.
 """
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +19,10 @@ settings.register_profile(
     "ci", max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 settings.register_profile("dev", settings.get_profile("ci"), max_examples=200)
-PROFILE = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+PROFILE = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
 
 
+@pytest.mark.timeout(600)
 @settings(PROFILE)
 @given(graphs(), st.integers(5, 60), moves)
 def test_random_histories_keep_every_invariant(
