@@ -1,6 +1,7 @@
 """Durable steps per second on a real Ray cluster and the file store.
 
 ``python -m benchmarks.throughput --in-flight N --runs M --steps K --json`` prints one JSON line a repeat.
+Runs are submitted in waves of N, the next when all of the last have ended.
 A step is a no-op function with 1 KiB in and out; every run has a budget; a step counts when its outcome
 is durable. Gaps are between the journal times of a run's consecutive steps.
 """
@@ -14,7 +15,6 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
-from typing import Any
 
 from benchmarks.cluster import Cluster, chain, cluster, ray_session
 from hive_ray.control.queries import WatchRun
@@ -33,28 +33,29 @@ def submission(graph: str) -> Submit:
     return Submit(uuid.uuid4().hex, "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000)
 
 
-async def client(running: Cluster, graph: str, runs: int) -> None:
-    """One run after the other, each to its end."""
-    for _ in range(runs):
-        command = submission(graph)
-        await running.ask(command)
-        view: dict[str, Any] = {"status": ""}
-        while view["status"] not in ("succeeded", "failed"):
-            (view,) = await running.ask(WatchRun(command.run, until_end=True))
-        if view["status"] != "succeeded":
-            raise RuntimeError(f"a run failed: {view['message']}")
+async def wave(running: Cluster, graph: str, runs: int) -> None:
+    """Submit ``runs`` at once, as a replica would in one batch, and see all of them to their end."""
+    commands = [submission(graph) for _ in range(runs)]
+    await running.ask(*commands)
+    waiting = [command.run for command in commands]
+    while waiting:
+        views = await running.ask(*(WatchRun(run, until_end=True) for run in waiting))
+        failed = [view["message"] for view in views if view["status"] == "failed"]
+        if failed:
+            raise RuntimeError(f"a run failed: {failed[0]}")
+        waiting = [view["run_id"] for view in views if view["status"] != "succeeded"]
 
 
-async def measure(in_flight: int, runs: int, steps: int, slots: int, workers: int) -> dict[str, Any]:
+async def measure(in_flight: int, runs: int, steps: int, slots: int, workers: int) -> dict[str, float]:
     """One repeat on a fresh store."""
     async with cluster(slots, workers) as running:
         graph = chain(steps)
         running.add_graph(graph)
-        await client(running, graph.version, 2)
+        await wave(running, graph.version, 2)
         before = await running.standing()
         started = time.perf_counter()
-        each = [runs // in_flight + (i < runs % in_flight) for i in range(in_flight)]
-        await asyncio.gather(*(client(running, graph.version, count) for count in each))
+        for begun in range(0, runs, in_flight):
+            await wave(running, graph.version, min(in_flight, runs - begun))
         elapsed_s = time.perf_counter() - started
         after = await running.standing()
         gaps = step_gaps_ms(running)
