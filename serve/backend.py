@@ -17,7 +17,7 @@ from hive_ray.control.queries import GetRun, Request
 from hive_ray.control.views import RunView
 from hive_ray.core.commands import Refused
 from hive_ray.core.messages import StepContent
-from hive_ray.core.values import INLINE_LIMIT_BYTES, Value
+from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.core.values import decode as decode_value
 from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph, extract_facts
@@ -91,14 +91,15 @@ class Backend:
         self, run_id: str, graph: CompiledGraph, values: Mapping[str, Any], message: str = ""
     ) -> StepContent:
         """Values as a command carries them: large ones as blobs, written before the command leaves."""
-        outputs = {key: await self._value(run_id, _encode(value)) for key, value in values.items()}
+        outputs = {key: await self._value(run_id, value) for key, value in values.items()}
         return StepContent(outputs=outputs, facts=extract_facts(graph, values), message=message)
 
-    async def _value(self, run_id: str, data: bytes) -> Value:
+    async def _value(self, run_id: str, value: Any) -> Value:
+        data = _encode(value)
         if len(data) <= INLINE_LIMIT_BYTES:
             return Value(data, "", len(data))
         ref = await asyncio.to_thread(self.blobs.put, run_id, data)
-        return Value(b"", ref.name, ref.size)
+        return stored(value, ref.name, ref.size)
 
     async def loaded(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Whole values, blobs included."""
@@ -108,7 +109,7 @@ class Backend:
         if not value.blob:
             return decode_value(value)
         data = await asyncio.to_thread(self.blobs.get, BlobRef(value.blob, value.size))
-        return msgspec.msgpack.decode(data)
+        return value.whole_or_item(msgspec.msgpack.decode(data))
 
 
 def new_run_id(partition: int = 0) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from hive_ray.core import agent_loop, steps
 from hive_ray.core import events as ev
 from hive_ray.core.events import Draft, draft
@@ -17,7 +19,15 @@ from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.routing import inputs_of
 from hive_ray.core.run import ITEMS, Children, Run, RunStatus, Visit
 from hive_ray.core.values import Value, decode, inline
-from hive_ray.graph.compiled import CompiledGraph, MapPlan, NodeKind, NodePlan, extract_facts
+from hive_ray.graph.compiled import (
+    TOO_LARGE,
+    CompiledGraph,
+    MapPlan,
+    NodeKind,
+    NodePlan,
+    extract_facts,
+    fact_name,
+)
 
 MAX_DEPTH = 8
 
@@ -45,15 +55,15 @@ def begin(run: Run, graph: CompiledGraph, visit: Visit, bodies: Mapping[str, Com
         return _open(run, graph, visit, bodies, total=1)
     plan = _plan(node)
     value = inputs_of(run, graph, visit).get(plan.over) or run.memory.get(plan.over)
-    items = _items(plan, value)
-    if value is None or isinstance(items, str):
-        return Opened([steps.fail_node(run, node, visit, FailureKind.BAD_INPUT, str(items))], [])
-    if len(items) > plan.max_items:
-        why = f"{plan.over} has {len(items)} items, more than max_items = {plan.max_items}"
+    count = _count(plan, value)
+    if value is None or isinstance(count, str):
+        return Opened([steps.fail_node(run, node, visit, FailureKind.BAD_INPUT, str(count))], [])
+    if count > plan.max_items:
+        why = f"{plan.over} has {count} items, more than max_items = {plan.max_items}"
         return Opened([steps.fail_node(run, node, visit, FailureKind.LIMIT_EXCEEDED, why)], [])
-    if not items:
+    if not count:
         return Opened([_collect(run, visit)], [])
-    return _open(run, graph, visit, bodies, len(items), value)
+    return _open(run, graph, visit, bodies, count, value)
 
 
 def _plan(node: NodePlan) -> MapPlan:
@@ -61,16 +71,18 @@ def _plan(node: NodePlan) -> MapPlan:
     return node.map
 
 
-def _items(plan: MapPlan, value: Value | None) -> list[Any] | str:
-    """The list, or what is wrong with it."""
+def _count(plan: MapPlan, value: Value | None) -> int | str:
+    """How many items the list has, or what is wrong with it."""
     if value is None:
         return f"{plan.over} is not in memory: a map needs a list there"
+    if value.item >= 0:
+        return f"{plan.over} is an item of a large list: a node must hand its inner list on before a map"
     if value.blob:
-        return f"{plan.over} is larger than a map can open ({value.size} bytes): hand it on in parts"
+        return value.items if value.items >= 0 else f"{plan.over} is not a list: a map needs one there"
     items = decode(value)
     if not isinstance(items, list):
         return f"{plan.over} is a {type(items).__name__}: a map needs a list"
-    return items
+    return len(items)
 
 
 def _open(
@@ -109,8 +121,15 @@ def _given(
     plan = graph.nodes[visit.node].map
     if plan is None or items is None:
         return [inputs for _ in numbers]
+    return [{**inputs, plan.item_key: item} for item in _picked(items, numbers)]
+
+
+def _picked(items: Value, numbers: range) -> list[Value]:
+    """Some items of a list; of one in a blob, references."""
+    if items.blob:
+        return [msgspec.structs.replace(items, items=-1, item=number) for number in numbers]
     values = decode(items)
-    return [{**inputs, plan.item_key: inline(values[number])} for number in numbers]
+    return [inline(values[number]) for number in numbers]
 
 
 def _body(node: NodePlan) -> str:
@@ -139,8 +158,14 @@ def _child(
         depth=run.depth + 1,
         graph_name=body.name or body.id,
     )
-    small = {key: decode(value) for key, value in given.items() if not value.blob}
-    return draft(event, StepContent(outputs=given, facts=extract_facts(body, small)))
+    return draft(event, StepContent(outputs=given, facts=_facts(body, given)))
+
+
+def _facts(graph: CompiledGraph, values: dict[str, Value]) -> dict[str, Any]:
+    """Facts of values of which some are blobs: a condition that reads one of those fails by name."""
+    small = {key: decode(value) for key, value in values.items() if not value.blob}
+    unread = {fact_name(p): TOO_LARGE for p in graph.facts if p[0] in values and values[p[0]].blob}
+    return extract_facts(graph, small) | unread
 
 
 def child_ended(run: Run, graph: CompiledGraph, visit: Visit, child: Run) -> list[Draft]:
@@ -185,8 +210,7 @@ def _handed_up(run: Run, graph: CompiledGraph, node: NodePlan, visit: Visit) -> 
     assert visit.children is not None
     result = visit.children.results[0]
     outputs = {key: result[key] for key in (node.output_keys or result) if key in result}
-    small = {key: decode(value) for key, value in outputs.items() if not value.blob}
-    content = StepContent(outputs=outputs, facts=extract_facts(graph, small))
+    content = StepContent(outputs=outputs, facts=_facts(graph, outputs))
     return agent_loop.end_well(run, node, visit, content)
 
 

@@ -19,7 +19,20 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     data: bytes = b""
     blob: str = ""
     size: int = 0
-    """Bytes of the msgpack form, inline or not."""
+    """Bytes of the msgpack form, inline or not; of the whole blob."""
+    items: int = -1
+    """How many items the blob's list has: a map counts them without reading it."""
+    item: int = -1
+    """The value is this item of the blob's list."""
+
+    def whole_or_item(self, decoded: Any) -> Any:
+        """What the value stands for, out of the decoded blob."""
+        return decoded if self.item < 0 else decoded[self.item]
+
+
+def stored(value: Any, blob: str, size: int) -> Value:
+    """The reference to a value that was written as a blob."""
+    return Value(b"", blob, size, len(value) if isinstance(value, list) else -1)
 
 
 def inline(value: Any) -> Value:

@@ -118,7 +118,7 @@ def _executor(settings: Settings) -> Executor:
 
     def load(value: Value) -> Any:
         if value.blob:
-            return decode_value(Value(blobs.get(BlobRef(value.blob, value.size))))
+            return value.whole_or_item(decode_value(Value(blobs.get(BlobRef(value.blob, value.size)))))
         return decode_value(value)
 
     def store(run: str, data: bytes) -> Value:

@@ -18,7 +18,7 @@ from hive_ray import config
 from hive_ray.config import Settings
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, ToolCall, Usage, encode
-from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value
+from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value, stored
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
 from hive_ray.observe.redaction import redact_text
@@ -310,9 +310,10 @@ class Executor:
             if room < 0:
                 message = f"{lease.name or lease.kind} gave more than {self._max_bytes} bytes"
                 raise StepError(FailureKind.RESOURCE_LIMIT, message)
-            return (
-                Value(data, "", size) if size <= INLINE_LIMIT_BYTES else self._stored(lease.run, data, store)
-            )
+            if size <= INLINE_LIMIT_BYTES:
+                return Value(data, "", size)
+            blob = self._stored(lease.run, data, store)
+            return stored(value, blob.blob, blob.size)
 
         outputs = {key: pack(value) for key, value in produced.outputs.items()}
         facts = extract_facts(graph, produced.outputs) if graph.facts and outputs else {}

@@ -65,6 +65,25 @@ async def test_a_map_works_through_its_items_in_a_window(running: Installation):
     assert (live, most) == (0, 4)
 
 
+async def test_a_map_counts_and_hands_on_a_list_that_is_a_blob(running: Installation):
+    """A list too large for the state is never read by the controller; each item still gets its own."""
+    items = [number + 0.5 for number in range(500)]
+    run = await running.submit(mapped(window=50), {"items": items})
+    view = await running.ended(run)
+
+    assert view.status == "succeeded", view.message
+    assert (await running.outputs(view))["results"] == [item * item for item in items]
+
+
+async def test_a_large_value_that_is_no_list_fails_the_map(running: Installation):
+    """The failure names the key and what is needed."""
+    run = await running.submit(mapped(), {"items": {"text": "x" * 5000}})
+    view = await running.ended(run)
+
+    assert (view.status, view.failure) == ("failed", "BAD_INPUT")
+    assert "items is not a list" in view.message
+
+
 async def test_graphs_nest(running: Installation):
     """A map inside a subgraph inside a subgraph hands its results up through both."""
     inner = {
