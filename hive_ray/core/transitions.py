@@ -54,6 +54,8 @@ RUN = Machine(
         Transition(NEW, ev.RunSubmitted, ("queued",)),
         Transition("queued", ev.StepStarted, ("running",)),
         Transition("queued", ev.MapProgressed, ("running",)),
+        # No money for the first step, and edges that are taken anyway.
+        Transition("queued", ev.ApprovalRequested, ("running",)),
         *_each(("queued", "running"), (ev.ApprovalRequested, ev.RunPaused), "waiting"),
         # With a branch that waits for people, the end of the last other branch makes the run wait.
         *_each(

@@ -128,6 +128,15 @@ def ends(cancel: bool) -> Callable[[], Story]:
     return tell
 
 
+def broke_before_its_first_step() -> Story:
+    """The first step cannot be paid; what follows anyway is a question, and a step that is ready."""
+    nodes = [node("a", cost_nanousd=100), human("h", "y"), node("b")]
+    story = Story(graph(nodes, [edge("a", "h", "always"), edge("a", "b", "always")]))
+    story.submit(budget_nanousd=10)
+    assert sorted(story.leases()) == ["b"]
+    return story
+
+
 def failing_agent() -> Story:
     """An agent's node fails for want of money while one tool call runs and one waits for its retry."""
     tools = (tool("read", cost_nanousd=10), tool("look"), tool("dear", cost_nanousd=900))
@@ -213,7 +222,8 @@ STORIES = (
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),
-    orphans, ends(cancel=True), ends(cancel=False), failing_agent, out_of_tools, retried, paused,
+    orphans, ends(cancel=True), ends(cancel=False), failing_agent, broke_before_its_first_step,
+    out_of_tools, retried, paused,
     expired_unstarted, succeeded_while_paused,
 )  # fmt: skip
 

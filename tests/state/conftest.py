@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,39 +11,17 @@ import pytest
 from hive_ray.state.memory_store import forget_memory
 from hive_ray.state.owner import Owner
 from hive_ray.state.store import Store, open_store
+from tests.servers.moto_s3 import MotoS3Server
 from tests.state.faults import S3_OPTIONS
 
 _SERIAL = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """A moto server in a process of its own, with one bucket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(endpoint)
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/state", method="PUT"), timeout=10).close()
-        yield endpoint
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_for(endpoint: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            urllib.request.urlopen(endpoint, timeout=1).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+def s3_endpoint(moto_s3: MotoS3Server) -> str:
+    """An S3 server with the bucket ``state``."""
+    moto_s3.create_bucket("state")
+    return moto_s3.url
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
