@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import ray
 from fastapi import FastAPI
 from ray import serve
@@ -24,6 +25,8 @@ STANDING_TIMEOUT_S = 5.0
 MAX_ONGOING = 2000
 MAX_QUEUED = 4000
 
+_decode = msgspec.msgpack.Decoder().decode
+
 
 class RayController:
     """Calls to the controller actor, found by its name."""
@@ -35,7 +38,11 @@ class RayController:
         return await self._call("ask", CALL_TIMEOUT_S, requests)
 
     async def standing(self) -> bytes:
-        return await self._call("standing", STANDING_TIMEOUT_S)
+        said = await self._call("standing", STANDING_TIMEOUT_S)
+        if _decode(said)["standing"] == "starting":
+            # A controller that Ray restarted begins its recovery when somebody calls.
+            await self._call("start", STANDING_TIMEOUT_S)
+        return said
 
     async def _call(self, method: str, timeout_s: float, *arguments: bytes) -> bytes:
         try:

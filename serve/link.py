@@ -7,6 +7,7 @@ the controller knows it again (a run id, an approval's answer); a client's messa
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ from hive_ray.control.queries import Request, WatchRun
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.commands import Complete, Refused, Signal
 from hive_ray.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 Ask = Callable[[bytes], Awaitable[bytes]]
 """One call to the controller; raises ``Unavailable`` when it may or may not have happened."""
@@ -101,12 +104,16 @@ class Link:
     async def _deliver(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._call([request for request, _ in batch])
-        except Unavailable as error:
+            pairs = list(zip(batch, answers, strict=True))
+        except Exception as error:
+            if not isinstance(error, Unavailable):
+                log.error("the controller's answer cannot be used", exc_info=error)
+                error = Unavailable(f"the controller's answer cannot be used: {type(error).__name__}")
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
+        for (_, future), answer in pairs:
             if not future.done():
                 future.set_result(answer)
 

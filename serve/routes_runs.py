@@ -219,7 +219,7 @@ async def _stream(
             after = event["seq"]
             if event["kind"] in shapes.ENDS:
                 return
-        if view.status in shapes.TERMINAL and after >= view.seq:
+        if view.status in shapes.TERMINAL and (after >= view.seq or not events):
             return
         if not events:
             yield b": waiting\n\n"

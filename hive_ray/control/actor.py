@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -30,14 +30,16 @@ from hive_ray.errors import Corrupt, Fenced, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.observe.logging import configure
 from hive_ray.state.access import content_codec, open_blobs, open_state
-from hive_ray.state.journal import Journal, write_pending
+from hive_ray.state.journal import Journal, Outcome, PendingWrite, write_pending
 from hive_ray.state.owner import this_process
+from hive_ray.state.store import Store
 
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 * 1024
 TICK_S = 0.02
 RETRY_WRITE_S = 0.2
+RESTART_PAUSE_S = 2.0
 
 
 def clock() -> Clock:
@@ -73,7 +75,7 @@ class ControllerImpl:
             self._store = open_state(self._settings)
             self._codec = content_codec(self._settings)
             self._blobs = open_blobs(self._settings, self._store)
-            self._tasks.append(asyncio.ensure_future(self._recover()))
+            self._spawn(self._recover())
 
     async def _recover(self) -> None:
         """Retries for ever, except where an object cannot be trusted: that needs a person."""
@@ -84,10 +86,11 @@ class ControllerImpl:
         )
         try:
             recovered = await retries(asyncio.to_thread, self._recover_once)
-        except Exception as error:
+        except Corrupt as error:
+            # It stays damaged until a person mends it: no restart would help.
             self._standing = f"stopped: {error}"
             log.error("recovery stopped: %s", error)
-            raise
+            return
         self._begin(recovered)
 
     def _note_failure(self, outcome: Any) -> None:
@@ -99,7 +102,10 @@ class ControllerImpl:
         node = ray.get_runtime_context().get_node_id()
         now_us = time.time_ns() // 1000
         owner = this_process(node, self._cluster, now_us)
-        may_take(Journal(self._store, self._partition), owner, now_us, self._take_over)
+        # Ray repeats the arguments at a restart; a living owner may be fenced by the operator's call only.
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        journal = Journal(self._store, self._partition)
+        may_take(journal, owner, now_us, self._settings.lease.stale_s, self._take_over and not again)
         return recover(self._store, self._blobs, self._codec, Evaluator(), self._partition, owner, now_us)
 
     def _begin(self, recovered: Recovered) -> None:
@@ -110,13 +116,15 @@ class ControllerImpl:
             attach_grace_us=int(self._settings.lease.attach_grace_s * 1e6),
             idempotency_us=int(self._settings.limits.idempotency_key_s * 1e6),
             live_runs=self._settings.limits.live_runs,
+            term_us=int(self._settings.lease.term_s * 1e6),
+            queue_limits={name: pool.queue_limit for name, pool in self._settings.pools.items()},
         )
         self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits)
         self._shell.begin(clock())
         self._snapshots = Snapshotter(self._shell, self._store, self._partition, recovered.manifest)
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
         for work in (self._tick(), self._beat(), self._pools.keep()):
-            self._tasks.append(asyncio.ensure_future(work))
+            self._spawn(work)
         self._standing = f"epoch {recovered.engine.fleet.epoch}"
         log.info(
             "recovered epoch %s at seq %s, %s events behind the snapshot, %s runs",
@@ -125,6 +133,20 @@ class ControllerImpl:
             recovered.replayed,
             len(recovered.engine.runs),
         )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A controller whose timers or pools have stopped looks alive and is not: recovery is the way out."""
+        if task.cancelled() or task.exception() is None:
+            return
+        self._standing = f"stopped: {task.exception()!r}"
+        log.critical("a background task broke; this process ends", exc_info=task.exception())
+        self._shell = None
+        self._loop.call_later(RESTART_PAUSE_S, os._exit, 1)
 
     def _ready(self) -> Shell:
         if self._shell is None:
@@ -143,9 +165,9 @@ class ControllerImpl:
         call = next(self._numbers)
         future = self._loop.create_future()
         self._calls[call] = future
-        give(shell, call)
-        self._flush_soon()
         try:
+            give(shell, call)
+            self._flush_soon()
             return await future
         finally:
             self._calls.pop(call, None)
@@ -179,18 +201,23 @@ class ControllerImpl:
         if action.again:
             self._loop.call_later(RETRY_WRITE_S, lambda: self._write_apart(shell, action))
         elif self._store.inline and len(action.pending.data) <= INLINE_BYTES:
-            shell.written(write_pending(self._store, action.pending), clock())
-            self._flush_soon()
+            self._written(shell, _try_write(self._store, action.pending))
         else:
             self._write_apart(shell, action)
 
-    def _write_apart(self, shell: Shell, action: Write) -> None:
-        future = self._loop.run_in_executor(None, write_pending, self._store, action.pending)
-
-        def written(done: asyncio.Future[Any]) -> None:
-            shell.written(done.result(), clock())
-            self._perform(shell)
+    def _written(self, shell: Shell, outcome: Outcome | Corrupt) -> None:
+        if isinstance(outcome, Corrupt):
+            self._end(Fenced(f"what stands under the next number is not ours and not readable: {outcome}"))
+        elif self._shell is shell:
+            shell.written(outcome, clock())
             self._flush_soon()
+
+    def _write_apart(self, shell: Shell, action: Write) -> None:
+        future = self._loop.run_in_executor(None, _try_write, self._store, action.pending)
+
+        def written(done: asyncio.Future[Outcome | Corrupt]) -> None:
+            self._written(shell, done.result())
+            self._perform(shell)
 
         future.add_done_callback(written)
 
@@ -268,7 +295,7 @@ class ControllerImpl:
                     lambda shell, call: shell.query(call, lambda engine: request.look(engine), clock())
                 )
             return await self._call(lambda shell, call: shell.command(call, request, clock()))
-        except Unavailable as error:
+        except (Unavailable, StoreError) as error:
             return Answer(refused=Refused("unavailable", str(error), 1.0))
 
     async def _know_graph(self, version: str) -> None:
@@ -298,6 +325,14 @@ class ControllerImpl:
                 "cpu_s": time.process_time(),
             }
         )
+
+
+def _try_write(store: Store, pending: PendingWrite) -> Outcome | Corrupt:
+    """Write once. ``Corrupt``: somebody's unreadable object has the number; nothing may be written here."""
+    try:
+        return write_pending(store, pending)
+    except Corrupt as error:
+        return error
 
 
 def _may_pass(error: BaseException) -> bool:

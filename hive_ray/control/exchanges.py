@@ -23,6 +23,8 @@ class Session(msgspec.Struct):
 
     id: str
     worker: str
+    seen_us: int
+    """Monotonic time of its last call."""
     waiting: Waiting | None = None
     newest: int = 0
     """Highest n that came in; an older one that was delayed on its way gets no work."""

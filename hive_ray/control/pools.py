@@ -49,7 +49,7 @@ class Pools:
                 actor = self._actor(name, pool, settings)
                 async with asyncio.timeout(START_TIMEOUT_S):
                     worker = await actor.start.remote()
-            except (RayError, TimeoutError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - a pool without its keeper would not come back
                 log.warning("worker %s does not start: %s", name, error)
                 await asyncio.sleep(PAUSE_S)
                 continue

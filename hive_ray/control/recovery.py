@@ -36,7 +36,7 @@ class Recovered(NamedTuple):
     """Events read behind the snapshot."""
 
 
-def may_take(journal: Journal, owner: Owner, now_us: int, take_over: bool) -> None:
+def may_take(journal: Journal, owner: Owner, now_us: int, stale_s: float, take_over: bool) -> None:
     """Refuse to fence an owner of another cluster that still gives signs of life.
 
     Raises:
@@ -45,7 +45,7 @@ def may_take(journal: Journal, owner: Owner, now_us: int, take_over: bool) -> No
     state = journal.read_owner()
     if state is None or take_over or state.owner.cluster == owner.cluster:
         return
-    if state.may_be_replaced(now_us):
+    if state.may_be_replaced(now_us, stale_s):
         return
     raise Unavailable(
         f"process {state.owner.pid} on {state.owner.host} (epoch {state.epoch}) owns this state and was seen "

@@ -24,8 +24,19 @@ from hive_ray.core import events as ev
 from hive_ray.core.commands import Command, Moment, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
+from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import Worker, forget_old_submissions
-from hive_ray.core.messages import AttachReply, AttachRequest, ExchangeReply, ExchangeRequest, Lease, Outcome
+from hive_ray.core.messages import (
+    AttachReply,
+    AttachRequest,
+    ExchangeReply,
+    ExchangeRequest,
+    Lease,
+    Outcome,
+    StepContent,
+    decode_outcome_content,
+    encode,
+)
 from hive_ray.core.run import Run, StepStatus
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
@@ -33,6 +44,8 @@ from hive_ray.state.content import ContentCodec
 from hive_ray.state.journal import Journal, PendingWrite
 from hive_ray.state.records import Rows
 
+QUEUE_LIMIT = 10_000
+PRUNE_EVERY_US = 1_000_000
 DUE_AT_ONCE = 500
 """Timers that fire in one tick: a backlog is worked off in parts."""
 
@@ -43,7 +56,9 @@ class Limits(msgspec.Struct, frozen=True):
     poll_us: int = 10_000_000
     attach_grace_us: int = 20_000_000
     idempotency_us: int = 24 * 3600 * 1_000_000
-    queue_limit: int = 10_000
+    term_us: int = 30_000_000
+    queue_limits: dict[str, int] = {}
+    """Steps that may wait, by pool."""
     live_runs: int = 50_000
 
 
@@ -135,6 +150,7 @@ class Shell:
         self._clock = Clock(0, 0)
         self._attach_by_us: dict[str, int] = {}
         self._session_count = 0
+        self._prune_again_us = 0
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -183,7 +199,12 @@ class Shell:
         held = engine.fleet.workers[name].leases
         for attempt in [attempt for attempt in held if attempt not in running]:
             engine.return_lease(attempt, now)
-        drop = tuple(attempt for attempt in request.running if attempt not in held)
+        drop = tuple(
+            attempt
+            for attempt in request.running
+            # The end of one that a person is asked about is the answer.
+            if attempt not in held and not engine.is_unknown(attempt)
+        )
         session = self._new_session(name)
         session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
         acknowledged = tuple(outcome.key for outcome in request.outcomes)
@@ -192,7 +213,7 @@ class Shell:
 
     def _new_session(self, worker: str) -> Session:
         self._session_count += 1
-        session = Session(f"{self.engine.fleet.epoch}.{self._session_count}", worker)
+        session = Session(f"{self.engine.fleet.epoch}.{self._session_count}", worker, self._clock.mono_us)
         self.sessions[session.id] = session
         return session
 
@@ -210,6 +231,7 @@ class Shell:
             reply = ExchangeReply(request.n, self.engine.fleet.epoch, reattach=True)
             self._actions.append(Reply(call, reply))
             return
+        session.seen_us = clock.mono_us
         session.confirm(request.seen)
         repeated = session.replies.get(request.n)
         if repeated is not None:
@@ -235,7 +257,13 @@ class Shell:
         self._hold(waiting.call, reply)
 
     def _report(self, outcome: Outcome, now: Moment) -> None:
-        self.engine.report(outcome, now)
+        try:
+            content, _ = decode_outcome_content(outcome.content), FailureKind(outcome.failure or "INTERNAL")
+        except (msgspec.MsgspecError, ValueError) as error:
+            # One that cannot be read must not strand the others that came with it.
+            content = StepContent(message=f"the worker's outcome cannot be read: {error}")
+            outcome = Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, encode(content))
+        self.engine.report(outcome, now, content)
         self._rows.cut()
 
     def lose_worker(self, name: str, reason: str, clock: Clock) -> None:
@@ -265,10 +293,20 @@ class Shell:
             return None
         if self.live_runs >= self.limits.live_runs:
             return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
-        queued = sum(len(queue) for queue in self.engine.fleet.queues.values())
-        if queued >= self.limits.queue_limit:
-            return Refused("overloaded", f"{queued} steps are queued (limits.queue)", 1.0)
-        return None
+        pool = self.engine.entry_pool(command)
+        limit = self.limits.queue_limits.get(pool, QUEUE_LIMIT)
+        if self._queued(pool, limit) < limit:
+            return None
+        return Refused("overloaded", f"{limit} steps wait for pool {pool} (pools.{pool}.queue_limit)", 1.0)
+
+    def _queued(self, pool: str, limit: int) -> int:
+        """Steps that wait for a pool; at the limit, entries of runs that have ended are taken out first."""
+        queue = self.engine.fleet.queues.get(pool, ())
+        if len(queue) >= limit and self._clock.mono_us >= self._prune_again_us:
+            self._prune_again_us = self._clock.mono_us + PRUNE_EVERY_US
+            self.engine.prune(pool)
+            queue = self.engine.fleet.queues.get(pool, ())
+        return len(queue)
 
     def query(self, call: int, look: Callable[[Engine], Any], clock: Clock) -> None:
         """Look at the state; the answer leaves when what it shows is durable."""
@@ -279,7 +317,7 @@ class Shell:
         """Answer with the run's view as soon as it has a durable event behind ``after_seq`` (or its end)."""
         self._at(clock)
         run = self.engine.runs.get(run_id)
-        if run is None or run.terminal or (run.seq > after_seq and not until_end):
+        if run is None or run.terminal or (run.told > after_seq and not until_end):
             self._hold(call, views.run_answer(self.engine, run_id))
         else:
             self._watchers.add(run_id, call, until_end, clock.mono_us)
@@ -296,8 +334,17 @@ class Shell:
             self.rearm(deadline.run)
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
         self._answer_old_polls(clock.mono_us)
+        if not self.blocked_since_us:
+            self._end_silent_sessions(clock.mono_us)
         for name in [name for name, due in self._attach_by_us.items() if due <= clock.mono_us]:
             self.lose_worker(name, "it did not attach again within the grace time", clock)
+
+    def _end_silent_sessions(self, mono_us: int) -> None:
+        """A worker without contact for a lease term must attach again, or is given up."""
+        old = mono_us - self.limits.term_us
+        for session in [s for s in self.sessions.values() if s.seen_us < old]:
+            self._end_session_of(session.worker)
+            self._attach_by_us[session.worker] = mono_us + self.limits.attach_grace_us
 
     def _answer_old_polls(self, mono_us: int) -> None:
         old = mono_us - self.limits.poll_us
@@ -380,6 +427,8 @@ class Shell:
         for run_id in self._runs_in_flight:
             if run_id:
                 self.engine.runs[run_id].segments.append(number)
+                # It may have been taken by a snapshot between the decision and this segment.
+                self.dirty[run_id] = None
         self._in_flight = pending
         self._actions.append(Write(pending))
 

@@ -103,16 +103,22 @@ class Snapshotter:
             writer.carry(name, self._store.get(name))
         finished = writer.finish()
         write_snapshot(self._store, finished)
+        try:
+            self._remove_old()
+        except StoreError as error:
+            log.warning("old snapshots are not removed: %s", error)
+        return finished
+
+    def _remove_old(self) -> None:
         kept = kept_manifests(self._store, self._partition)
         for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
             self._store.delete(name)
-        return finished
 
     def _finished(self, header: SnapshotHeader, dirty: list[str], done: asyncio.Future[Finished]) -> None:
         self._writing = False
         try:
             self._manifest = done.result().manifest
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, these runs are not in a snapshot
             log.warning("snapshot not written: %s", error)
             self._shell.dirty.update(dict.fromkeys(dirty))
         self._base_segment, self._base_seq = header.segment_number, header.base_seq

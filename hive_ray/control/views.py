@@ -156,7 +156,7 @@ def run_view(run: Run, graph: CompiledGraph | None) -> RunView:
         run.message,
         run.dead_lettered,
         run.parent,
-        run.seq,
+        run.told,
         tuple(_steps(run, graph)),
         tuple(wait_views(run, graph)),
         {key: run.memory[key] for key in run.output_keys if key in run.memory},

@@ -99,7 +99,7 @@ class Engine:
         else:
             # The common case of ``_evolve``, without its calls: this is the hot path.
             runs.EVOLVE[kind](run, event, content, at_us)
-            run.seq = seq
+            run.seq = run.told = seq
         after = _AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)
@@ -110,16 +110,16 @@ class Engine:
         """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
         if isinstance(event, ev.RunSubmitted):
             run = self.runs[event.run] = runs.begin(event, content, at_us)
-            run.seq = seq
+            run.seq = run.told = seq
             return run
         run = self.runs[event.run]
         if not run.parent:
             runs.evolve(run, event, content, at_us)
-            run.seq = seq
+            run.seq = run.told = seq
             return run
         spent, reserved, waits = run.spent_nanousd, run.reserved_nanousd, run.waits
         runs.evolve(run, event, content, at_us)
-        run.seq = seq
+        run.seq = run.told = seq
         change = runs.Change(run.spent_nanousd - spent, run.reserved_nanousd - reserved, run.waits - waits)
         if change != runs.NO_CHANGE:
             self._change_ancestors(run, change, at_us, seq)
@@ -149,6 +149,8 @@ class Engine:
         The index is left alone: what is restored may be newer in one place than in another.
         """
         self.seq = max(self.seq, seq)
+        # The snapshot that was read does not show it; the empty name is the fleet.
+        self.charged[event.run] = None
         if not event.run:
             if seq > self.fleet.seq:
                 self._evolve_fleet(event, at_us, seq)
@@ -367,6 +369,25 @@ class Engine:
         run_id, serial, call, number = attempt
         run = self.runs.get(run_id)
         return run is not None and runs.attempt_key(serial, call, number) in run.orphans
+
+    def is_unknown(self, attempt: fleet.AttemptRef) -> bool:
+        """Whether a person is being asked what became of an attempt."""
+        run_id, serial, call, number = attempt
+        run = self.runs.get(run_id)
+        visit = run.visits.get(serial) if run is not None else None
+        step = visit.steps.get(call) if visit is not None else None
+        return step is not None and step.attempt == number and step.status is StepStatus.UNKNOWN
+
+    def entry_pool(self, command: Submit) -> str:
+        """The pool in which a new run would first wait; empty if it begins otherwise."""
+        graph = self.graphs[command.graph]
+        return routing.first_step(graph.nodes[graph.entry])[2]
+
+    def prune(self, pool: str) -> None:
+        """Take the entries of runs that ended out of a queue."""
+        queue = self.fleet.queues.get(pool)
+        if queue is not None:
+            self.fleet.queues[pool] = type(queue)(ref for ref in queue if self._ready(ref) is not None)
 
     def report(self, outcome: Outcome, now: Moment, content: StepContent | None = None) -> None:
         """The end of an attempt, and everything that follows from it."""

@@ -234,7 +234,9 @@ class Run(msgspec.Struct):
     unseen: dict[str, int] = {}
     """Attempts whose end nobody saw, with what was charged for them: a late outcome corrects it."""
     seq: int = 0
-    """Sequence number of the last event applied."""
+    """Sequence number of the last event applied, its own or of a child that it pays for."""
+    told: int = 0
+    """Sequence number of its own last event: what readers of its history can reach."""
     segments: list[int] = []
     """Numbers of the journal segments that hold events of this run."""
 

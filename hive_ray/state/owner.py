@@ -47,9 +47,9 @@ class OwnerState(msgspec.Struct, frozen=True):
     number: int
     seen_at_us: int
 
-    def may_be_replaced(self, now_us: int) -> bool:
-        """Whether the owner's process ended or its signs of life are older than ``STALE_AFTER_S``."""
-        return process_is_gone(self.owner) is True or now_us - self.seen_at_us > STALE_AFTER_S * 1e6
+    def may_be_replaced(self, now_us: int, stale_s: float = STALE_AFTER_S) -> bool:
+        """Whether the owner's process ended or its signs of life are older than ``stale_s``."""
+        return process_is_gone(self.owner) is True or now_us - self.seen_at_us > stale_s * 1e6
 
 
 def this_process(node: str, cluster: str, now_us: int) -> Owner:

@@ -167,8 +167,8 @@ class Executor:
         return self._failed(lease, _now() - lease.timeout_us * 1000, error)
 
     def cancelled(self, lease: Lease, begun: int = 0) -> Outcome:
-        """The outcome of a step that was stopped because nobody waits for it any more."""
-        error = StepError(FailureKind.CANCELLED, "stopped before its end")
+        """The outcome of a step that was stopped because nobody waits for it; ``begun`` 0: it never began."""
+        error = StepError(FailureKind.CANCELLED, "stopped before its end", started=bool(begun))
         return self._failed(lease, begun or _now(), error)
 
     async def _run(self, lease: Lease, begun: int) -> Outcome:
@@ -464,4 +464,6 @@ def _limits(lease: Lease, node: NodePlan) -> Limits:
 
 
 def _bounded(text: str) -> str:
+    # File names and subprocess output may hold half a surrogate, which no message can carry.
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"

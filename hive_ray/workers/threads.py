@@ -7,6 +7,7 @@ is there, and others join only while something has waited longer than ``STALL_S`
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -14,8 +15,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef
-from hive_ray.core.messages import Lease, Outcome
+from hive_ray.core.messages import Lease, Outcome, StepContent, encode
+
+log = logging.getLogger(__name__)
 
 STALL_S = 0.005
 
@@ -29,11 +33,19 @@ class Running(msgspec.Struct):
     abandoned: bool = False
 
 
+def broken(lease: Lease, error: BaseException) -> Outcome:
+    """The outcome of a step that broke the worker's own code: nobody knows how far it came."""
+    log.error("step %s broke its worker", lease.key, exc_info=error)
+    content = encode(StepContent(message=f"the worker broke on it: {type(error).__name__}"))
+    return Outcome(*lease.key, FailureKind.OUTCOME_UNKNOWN, content, name=lease.name)
+
+
 class ThreadRunner:
     """Runs leases by ``run`` on up to ``threads`` threads and hands outcomes to ``done`` on the loop.
 
     Args:
         timed_out: makes the outcome of a step that was given up; its thread is lost until it returns.
+        late: takes the outcome of such a step when its thread returns after all.
     """
 
     def __init__(
@@ -41,11 +53,13 @@ class ThreadRunner:
         run: Callable[[Lease], Outcome],
         timed_out: Callable[[Lease], Outcome],
         done: Callable[[list[Outcome]], None],
+        late: Callable[[Outcome], None],
         threads: int,
     ) -> None:
         self._run = run
         self._timed_out = timed_out
         self._done = done
+        self._late = late
         self._most = threads
         self._queue: deque[Lease] = deque()
         self._finished: deque[tuple[Running, Outcome]] = deque()
@@ -106,7 +120,10 @@ class ThreadRunner:
                     break
                 running = Running(lease, time.monotonic() + lease.timeout_us / 1e6)
                 self._running[ident] = running
-                outcome = self._run(lease)
+                try:
+                    outcome = self._run(lease)
+                except BaseException as error:  # noqa: BLE001 - the thread serves other steps
+                    outcome = broken(lease, error)
                 self._running.pop(ident, None)
                 self._finished.append((running, outcome))
                 self._signal()
@@ -125,6 +142,7 @@ class ThreadRunner:
             running, outcome = self._finished.popleft()
             if running.abandoned:
                 self._lost -= 1
+                self._late(outcome)
             else:
                 outcomes.append(outcome)
         if outcomes:

@@ -24,7 +24,7 @@ from hive_ray.core.messages import (
     decode_exchange_reply,
     encode,
 )
-from hive_ray.workers.threads import ThreadRunner
+from hive_ray.workers.threads import ThreadRunner, broken
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Worker:
         self.info = info
         self._steps = steps
         self._connect = connect
-        self._threads = ThreadRunner(steps.run_sync, steps.timed_out, self._finish, info.slots)
+        self._threads = ThreadRunner(steps.run_sync, steps.timed_out, self._finish, self._late, info.slots)
         self._running: dict[AttemptRef, asyncio.Task[None] | None] = {}
         """Attempts under way here; those on threads have no task."""
         self._finished: list[Outcome] = []
@@ -191,13 +191,24 @@ class Worker:
             self._threads.start(threaded)
 
     async def _run(self, lease: Lease) -> None:
-        self._finish([await self._steps.run(lease)])
+        self._finish([await self._outcome(lease)])
+
+    async def _outcome(self, lease: Lease) -> Outcome:
+        try:
+            return await self._steps.run(lease)
+        except Exception as error:  # noqa: BLE001 - a lease without an outcome would never end
+            return broken(lease, error)
 
     def _finish(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             if outcome.key in self._running:
                 del self._running[outcome.key]
                 self._finished.append(outcome)
+        self._news.set()
+
+    def _late(self, outcome: Outcome) -> None:
+        """A step that was given up has ended after all: it may answer what a person is being asked."""
+        self._finished.append(outcome)
         self._news.set()
 
     def _stop(self, attempts: tuple[AttemptRef, ...], report: bool) -> None:

@@ -188,8 +188,8 @@ async def test_a_controller_that_was_taken_over_writes_nothing_and_hands_out_not
     other = this_process("elsewhere", "another-cluster", now_us)
     journal = Journal(store, 0)
     with pytest.raises(Unavailable, match="--take-over"):
-        may_take(journal, other, now_us, take_over=False)
-    may_take(journal, other, now_us, take_over=True)
+        may_take(journal, other, now_us, stale_s=20, take_over=False)
+    may_take(journal, other, now_us, stale_s=20, take_over=True)
     taken = take_over(running, other)
     claimed = newest(running)
     taken.journal.beat(time.time_ns() // 1000)

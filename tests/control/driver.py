@@ -37,7 +37,7 @@ class Driver:
     """One incarnation of the controller over a store."""
 
     def __init__(
-        self, store: Store, graphs: Iterable[CompiledGraph], crash_at: int = -1, **limits: int
+        self, store: Store, graphs: Iterable[CompiledGraph], crash_at: int = -1, **limits: Any
     ) -> None:
         self.store = store
         blobs = Blobs(store, PlainCodec(), b"k" * 32)
