@@ -141,7 +141,8 @@ def _show_record(record: Record, as_json: bool) -> None:
         _print(_public(record))
         return
     print(f"ready      {record.url}")
-    print(f"dashboard  {record.dashboard_url} (also for `ray job submit --address`)")
+    print(f"dashboard  {record.dashboard_url}")
+    print(f"jobs       RAY_AUTH_MODE=token ray job submit --address {record.dashboard_url} -- hive-ray run …")
     print(f"ray        {record.ray_address}")
     print(f"controller process {record.controller_pid}, epoch {record.epoch}")
     print(f"supervisor process {record.pid}, log {record.log}")

@@ -16,7 +16,7 @@ from hive_ray.errors import Fault
 from serve import shapes
 from serve.backend import TEAM, Backend, check_size, digest_of
 from serve.bodies import Decision
-from serve.problems import Problem
+from serve.problems import Problem, invalid
 from serve.routes_runs import answer, backend_of
 
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
@@ -36,6 +36,10 @@ async def resolve(request: Request, approval_id: str, body: Decision) -> Respons
     """Resolved exactly once: the same answer again is answered as at first, another one is 409."""
     backend = backend_of(request)
     run_id = approval_id.rpartition(".")[0]
+    if not run_id:
+        raise invalid(
+            "approval_id", f"{approval_id!r} is no approval", "take one from GET /v1/approvals: RUN.N"
+        )
     view = await backend.run(run_id)
     open_wait = next((wait for wait in view.waits if wait.approval_id == approval_id), None)
     given = body.answer if open_wait is None else _answer(open_wait, body)
@@ -64,7 +68,12 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
     form = msgspec.json.decode(wait.form)
     given = dict(body.answer)
     if APPROVED in form.get("properties", {}):
-        given[APPROVED] = body.decision != "reject"
+        means = body.decision != "reject"
+        if given.get(APPROVED, means) is not means:
+            said = f"{body.decision} means approved = {str(means).lower()}"
+            remedy = "leave approved out; to refuse, decide reject" if means else "leave approved out"
+            raise invalid("body.answer.approved", f"contradicts the decision: {said}", remedy)
+        given[APPROVED] = means
     if body.decision != "approve":
         # Who rejects or corrects need not fill in all that an approval asks for.
         form = {key: value for key, value in form.items() if key != "required"}

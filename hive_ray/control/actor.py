@@ -278,7 +278,7 @@ class ControllerImpl:
         """A batch of commands and queries; one answer each, in order."""
         requests = queries.decode_requests(data)
         answers = await asyncio.gather(*(self._answer(request) for request in requests))
-        return encode(answers)
+        return encode([_encoded(answer) for answer in answers])
 
     async def _answer(self, request: queries.Request) -> Answer:
         try:
@@ -325,6 +325,16 @@ class ControllerImpl:
                 "cpu_s": time.process_time(),
             }
         )
+
+
+def _encoded(answer: Answer) -> msgspec.Raw:
+    """One answer that cannot be sent must not keep the others of its batch."""
+    try:
+        return msgspec.Raw(encode(answer))
+    except (ValueError, OverflowError, TypeError) as error:
+        log.exception("an answer cannot be sent")
+        refused = Refused("internal", f"the controller's answer cannot be sent: {error}")
+        return msgspec.Raw(encode(Answer(refused=refused)))
 
 
 def _try_write(store: Store, pending: PendingWrite) -> Outcome | Corrupt:

@@ -263,7 +263,7 @@ class Shell:
             # One that cannot be read must not strand the others that came with it.
             content = StepContent(message=f"the worker's outcome cannot be read: {error}")
             outcome = Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, encode(content))
-        self.engine.report(outcome, now, content)
+        self.engine.report(_bounded(outcome), now, content)
         self._rows.cut()
 
     def lose_worker(self, name: str, reason: str, clock: Clock) -> None:
@@ -482,6 +482,17 @@ class Shell:
         """One live run less; its waits, if it had any, no longer hold its ancestors' deadlines."""
         self.live_runs -= 1
         self.rearm_family(self.engine.runs[run_id].parent)
+
+
+MOST_NANOUSD = 10**15
+"""No attempt costs more than a million dollars; sums stay within what a message can carry."""
+
+
+def _bounded(outcome: Outcome) -> Outcome:
+    if 0 <= outcome.cost_nanousd <= MOST_NANOUSD:
+        return outcome
+    cost = min(max(outcome.cost_nanousd, 0), MOST_NANOUSD)
+    return msgspec.structs.replace(outcome, cost_nanousd=cost)
 
 
 def _idle_last(session: Session) -> bool:

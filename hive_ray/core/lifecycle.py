@@ -37,13 +37,13 @@ def cancel(run: Run, command: Cancel) -> list[Draft] | Refused:
     if run.status == "cancelled":
         return []
     if run.terminal:
-        return Refused("conflict", f"run {run.id} has already {run.status}")
+        return Refused("conflict", f"run {run.id} has ended already: it is {run.status}")
     return [Draft(ev.RunCancelled(run.id, command.reason, command.principal))]
 
 
 def pause(run: Run, command: Pause) -> list[Draft] | Refused:
     if run.terminal:
-        return Refused("conflict", f"run {run.id} has already {run.status}")
+        return Refused("conflict", f"run {run.id} has ended already: it is {run.status}")
     if run.paused:
         return []
     reason = command.reason or "paused by an operator"
@@ -53,7 +53,7 @@ def pause(run: Run, command: Pause) -> list[Draft] | Refused:
 def resume(run: Run, command: Resume) -> list[Draft] | Refused:
     """Ends an operator's pause. Waits at ``pause_nodes`` are resolved by the engine along with it."""
     if run.terminal:
-        return Refused("conflict", f"run {run.id} has already {run.status}")
+        return Refused("conflict", f"run {run.id} has ended already: it is {run.status}")
     if not run.paused:
         return []
     return [Draft(ev.RunResumed(run.id, command.principal))]

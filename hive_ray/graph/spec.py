@@ -48,7 +48,7 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 Names = Annotated[list[Name], Field(max_length=LIST_LIMIT)]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
-Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class Spec(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import uuid
@@ -24,6 +25,8 @@ from hive_ray.state.blobs import BlobRef, Blobs
 from hive_ray.state.owner import this_process
 from hive_ray.workers.execution import Executor
 from hive_ray.workers.worker import LinkLost, Worker
+
+log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 30.0
 GRAPHS_KEPT = 256
@@ -92,6 +95,7 @@ class WorkerImpl:
                 if settings.pools[self._pool].kind == "llm":
                     await executor.warm()
                 self._task = asyncio.ensure_future(Worker(self._info(), executor, _connect).serve())
+                self._task.add_done_callback(_end_process)
         return self._id
 
     async def until_death(self) -> None:
@@ -111,6 +115,13 @@ class WorkerImpl:
             me.process_start,
             node,
         )
+
+
+def _end_process(serving: asyncio.Task[None]) -> None:
+    """A worker that does not serve any more holds its leases for ever: it ends, and its pool replaces it."""
+    if not serving.cancelled():
+        log.critical("the worker broke; this process ends", exc_info=serving.exception())
+        os._exit(1)
 
 
 def _executor(settings: Settings) -> Executor:

@@ -143,8 +143,12 @@ class Executor:
     async def _outcome(self, lease: Lease, begun: int) -> Outcome:
         try:
             return await self._run(lease, begun)
+        except asyncio.CancelledError:
+            raise
         except Exception as error:  # noqa: BLE001 - the worker boundary
             return self._failed(lease, begun, error)
+        except BaseException as error:  # noqa: BLE001 - a tool's KeyboardInterrupt must not end the worker
+            return self._failed(lease, begun, _tool_error(error))
 
     async def _given_up(self, lease: Lease, step: asyncio.Task[Outcome]) -> Outcome:
         """Stop an overdue step; one that will not stop is left to itself."""
@@ -391,12 +395,16 @@ def _call(registered: Registered, arguments: dict[str, Any]) -> Any:
         return registered.fn(**arguments)
     except StepError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise _tool_error(error) from error
 
 
 def _tool_error(error: BaseException) -> StepError:
-    return StepError(FailureKind.TOOL_ERROR, f"{type(error).__name__}: {error}")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - its own __str__ is the tool's code too
+        text = "(it has no text)"
+    return StepError(FailureKind.TOOL_ERROR, f"{type(error).__name__}: {text}")
 
 
 def _python_result(lease: Lease, node: NodePlan, result: Any) -> Produced:

@@ -373,10 +373,24 @@ def _beginning(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:120] + "…")
 
 
+MOST_TOKENS = 1_000_000_000
+"""No call uses more; an endpoint that says so is not believed beyond it."""
+
+
 def _usage(response: ModelResponse, latency_us: int) -> Usage:
     usage = response.usage
     reasoning = (usage.details or {}).get("reasoning_tokens", 0)
-    return Usage(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, reasoning, latency_us)
+    return Usage(
+        _believable(usage.input_tokens),
+        _believable(usage.output_tokens),
+        _believable(usage.cache_read_tokens),
+        _believable(reasoning),
+        latency_us,
+    )
+
+
+def _believable(tokens: int) -> int:
+    return min(max(tokens, 0), MOST_TOKENS)
 
 
 def _failure(name: str, error: ModelAPIError) -> StepError:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef
 from hive_ray.core.messages import (
     AttachRequest,
@@ -19,6 +20,7 @@ from hive_ray.core.messages import (
     ExchangeRequest,
     Lease,
     Outcome,
+    StepContent,
     WorkerInfo,
     decode_attach_reply,
     decode_exchange_reply,
@@ -139,6 +141,16 @@ class Worker:
         request = ExchangeRequest(self._session, self._n, self._seen, outcomes)
         return asyncio.ensure_future(link.exchange(encode(request)))
 
+    def _sendable(self, outcome: Outcome) -> Outcome:
+        """The outcome, or what stands for one that no message can carry."""
+        try:
+            encode(outcome)
+        except (ValueError, OverflowError, TypeError) as error:
+            log.error("outcome of %s cannot be sent: %s", outcome.key, error)
+            content = encode(StepContent(message=f"the worker made an outcome that cannot be sent: {error}"))
+            return Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, content)
+        return outcome
+
     async def _wait(self, report: asyncio.Task[bytes] | None, poll: asyncio.Task[bytes] | None) -> None:
         """Until a call is answered, or something finished that may be reported."""
         waits: set[asyncio.Future[object]] = {task for task in (report, poll) if task is not None}  # type: ignore[misc]
@@ -203,12 +215,12 @@ class Worker:
         for outcome in outcomes:
             if outcome.key in self._running:
                 del self._running[outcome.key]
-                self._finished.append(outcome)
+                self._finished.append(self._sendable(outcome))
         self._news.set()
 
     def _late(self, outcome: Outcome) -> None:
         """A step that was given up has ended after all: it may answer what a person is being asked."""
-        self._finished.append(outcome)
+        self._finished.append(self._sendable(outcome))
         self._news.set()
 
     def _stop(self, attempts: tuple[AttemptRef, ...], report: bool) -> None:

@@ -49,6 +49,19 @@ async def test_an_idempotent_step_that_hangs_is_tried_again(running: Installatio
     assert failures(running, view) == ["TIMEOUT"]
 
 
+@pytest.mark.parametrize("name", ["keyboard", "generator", "bare", "surrogate"])
+@pytest.mark.parametrize("function", ["raise_anything", "raise_anything_async"])
+async def test_whatever_a_step_raises_fails_it_and_frees_its_slot(
+    running: Installation, function: str, name: str
+):
+    """Not only ``Exception``, and also texts that no message can carry."""
+    graph = one(function, "never", inputs=("name",), retry={"max_retries": 0})
+    view = await running.ended(await running.submit(graph, {"name": name}))
+
+    assert (view.status, view.failure) == ("failed", "TOOL_ERROR")
+    assert {worker["leases"] for worker in await running.workers("function")} == {0}
+
+
 @pytest.mark.parametrize("function", ["hang_once_unsafe", "hang_once_async_unsafe"])
 async def test_another_step_that_hangs_waits_for_a_person(running: Installation, function: str):
     """Nobody knows whether it took effect: it is not repeated before a person says that it did not."""

@@ -95,6 +95,21 @@ def count(item: str, context: ToolContext) -> dict[str, str]:
 
 
 @function(idempotent=True)
+def raise_anything(name: str) -> dict[str, str]:
+    raise {{
+        "keyboard": KeyboardInterrupt("k"),
+        "generator": GeneratorExit("g"),
+        "bare": BaseException("b"),
+        "surrogate": ValueError("no caf" + chr(0xDCE9) + ".txt"),
+    }}[name]
+
+
+@function(idempotent=True)
+async def raise_anything_async(name: str) -> dict[str, str]:
+    return raise_anything(name)
+
+
+@function(idempotent=True)
 def left(item: str) -> dict[str, str]:
     return {{"shared": "left of " + item, "left": item}}
 

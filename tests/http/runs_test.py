@@ -168,6 +168,22 @@ def test_an_approval_is_answered_exactly_once(http: httpx2.Client):
     assert (outputs["approved"], outputs["feedback"]) == (True, "kind")
 
 
+@pytest.mark.parametrize("decision", ["approve", "edit"])
+def test_an_answer_that_contradicts_its_decision_is_refused(http: httpx2.Client, decision: str):
+    """Who approves and says approved = false is asked again: nothing is decided."""
+    run_id = begun(http, asking(), name="Cy")
+    question = waiting(http, run_id)
+    path = f"/v1/approvals/{question['approval_id']}"
+
+    no = http.post(path, json={"decision": decision, "answer": {"approved": False}})
+    maybe = http.post(path, json={"decision": decision, "answer": {"approved": "maybe"}})
+
+    assert (no.status_code, maybe.status_code) == (422, 422)
+    assert "body.answer.approved" in no.json()["detail"]
+    assert waiting(http, run_id)["approval_id"] == question["approval_id"]
+    http.post(f"/v1/runs/{run_id}/cancel")
+
+
 def test_a_rejection_needs_no_form(http: httpx2.Client):
     """``approved`` is false, the comment stays optional."""
     run_id = begun(http, asking(), name="Bo")
