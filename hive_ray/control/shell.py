@@ -258,12 +258,16 @@ class Shell:
 
     def _report(self, outcome: Outcome, now: Moment) -> None:
         try:
-            content, _ = decode_outcome_content(outcome.content), FailureKind(outcome.failure or "INTERNAL")
+            content = decode_outcome_content(outcome.content)
+            if outcome.failure:
+                FailureKind(outcome.failure)
         except (msgspec.MsgspecError, ValueError) as error:
             # One that cannot be read must not strand the others that came with it.
             content = StepContent(message=f"the worker's outcome cannot be read: {error}")
             outcome = Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, encode(content))
-        self.engine.report(_bounded(outcome), now, content)
+        if not 0 <= outcome.cost_nanousd <= MOST_NANOUSD:
+            outcome = _bounded(outcome)
+        self.engine.report(outcome, now, content)
         self._rows.cut()
 
     def lose_worker(self, name: str, reason: str, clock: Clock) -> None:
@@ -489,8 +493,6 @@ MOST_NANOUSD = 10**15
 
 
 def _bounded(outcome: Outcome) -> Outcome:
-    if 0 <= outcome.cost_nanousd <= MOST_NANOUSD:
-        return outcome
     cost = min(max(outcome.cost_nanousd, 0), MOST_NANOUSD)
     return msgspec.structs.replace(outcome, cost_nanousd=cost)
 

@@ -30,6 +30,8 @@ from hive_ray.workers.threads import ThreadRunner, broken
 
 log = logging.getLogger(__name__)
 
+UNSENDABLE = (ValueError, OverflowError, TypeError)
+"""What msgpack raises for numbers beyond 64 bits, and for text that is not text."""
 POLL_AFTER_S = 0.002
 """After work came in, how long to wait for its end before asking for more."""
 RETRY_FIRST_S = 0.05
@@ -98,7 +100,8 @@ class Worker:
         for outcome in self._finished:
             self._unacknowledged[outcome.key] = outcome
         self._finished = []
-        request = AttachRequest(self.info, tuple(self._running), tuple(self._unacknowledged.values()))
+        outcomes = tuple(self._sendable(outcome) for outcome in self._unacknowledged.values())
+        request = AttachRequest(self.info, tuple(self._running), outcomes)
         reply = decode_attach_reply(await link.attach(encode(request)))
         if reply.epoch < self._epoch:
             raise LinkLost(f"epoch {reply.epoch} is older than {self._epoch}")
@@ -138,17 +141,22 @@ class Worker:
 
     def _send(self, link: Link, outcomes: tuple[Outcome, ...]) -> asyncio.Task[bytes]:
         self._n += 1
-        request = ExchangeRequest(self._session, self._n, self._seen, outcomes)
-        return asyncio.ensure_future(link.exchange(encode(request)))
+        try:
+            data = encode(ExchangeRequest(self._session, self._n, self._seen, outcomes))
+        except UNSENDABLE:
+            outcomes = tuple(self._sendable(outcome) for outcome in outcomes)
+            data = encode(ExchangeRequest(self._session, self._n, self._seen, outcomes))
+        return asyncio.ensure_future(link.exchange(data))
 
     def _sendable(self, outcome: Outcome) -> Outcome:
         """The outcome, or what stands for one that no message can carry."""
         try:
             encode(outcome)
-        except (ValueError, OverflowError, TypeError) as error:
+        except UNSENDABLE as error:
             log.error("outcome of %s cannot be sent: %s", outcome.key, error)
             content = encode(StepContent(message=f"the worker made an outcome that cannot be sent: {error}"))
-            return Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, content)
+            outcome = Outcome(*outcome.key, FailureKind.OUTCOME_UNKNOWN, content)
+            self._unacknowledged[outcome.key] = outcome
         return outcome
 
     async def _wait(self, report: asyncio.Task[bytes] | None, poll: asyncio.Task[bytes] | None) -> None:
@@ -215,7 +223,7 @@ class Worker:
         for outcome in outcomes:
             if outcome.key in self._running:
                 del self._running[outcome.key]
-                self._finished.append(self._sendable(outcome))
+                self._finished.append(outcome)
         self._news.set()
 
     def _late(self, outcome: Outcome) -> None:
