@@ -1,0 +1,43 @@
+"""``hive-ray``: the command line. Everything but ``up`` and ``run`` is a client over HTTP.
+
+Exit codes: 0 succeeded, 1 a run failed, 2 bad input or nothing to talk to, 3 a run waits for a human,
+4 a run was cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from hive_ray.cli import beginning, graphs, installation, people, runs
+from hive_ray.cli.common import BAD_INPUT, app
+from hive_ray.errors import FaultsError, HiveError
+
+__all__ = ["app", "main"]
+
+_COMMANDS = (installation, beginning, runs, people, graphs)
+"""Importing a module registers its commands."""
+
+
+def main() -> None:
+    """Entry point: errors of ours become one message on stderr and exit code 2."""
+    try:
+        app()
+    except HiveError as error:
+        _complain(error)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(error: HiveError) -> None:
+    if "--json" in sys.argv:
+        told: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
+        if isinstance(error, FaultsError):
+            told["faults"] = [
+                {"place": f.place, "problem": f.problem, "remedy": f.remedy} for f in error.faults
+            ]
+        print(json.dumps(told), file=sys.stderr)
+    else:
+        print(f"hive-ray: {error}", file=sys.stderr)
