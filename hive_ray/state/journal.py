@@ -194,14 +194,16 @@ class Journal:
             owner = self._recorded_owner(last)
         return OwnerState(last.header.epoch, owner, last.header.number, seen_at_us)
 
-    def read_segments(self, from_number: int = 1) -> Iterator[Segment]:
-        """Read every segment from a number on, in order.
+    def read_segments(self, from_number: int = 1, until: int | None = None) -> Iterator[Segment]:
+        """Read every segment from a number on, in order, up to ``until`` if it is given.
 
         Raises:
             Corrupt: a segment is missing, unreadable, or does not continue the one before; named.
         """
         previous: Segment | None = None
         names = self._contiguous_names(from_number)
+        if until is not None:
+            names = names[: max(until - from_number + 1, 0)]
         for name, data in read_in_order(self._store, names):
             segment = decode_segment(name, data)
             _check_continues(previous, segment)

@@ -36,6 +36,14 @@ def read_listed(store: Store, name: str) -> bytes:
         raise Corrupt(name, "missing, though it is referred to") from error
 
 
+def read_range(store: Store, name: str, offset: int, length: int) -> bytes:
+    """Read a part of an object that must be there, since something names it."""
+    try:
+        return store.get_range(name, offset, length)
+    except ObjectMissing as error:
+        raise Corrupt(name, "missing, though it is referred to") from error
+
+
 def _oldest(ahead: deque[tuple[str, Future[bytes]]]) -> tuple[str, bytes]:
     name, read = ahead.popleft()
     return name, read.result()

@@ -74,8 +74,8 @@ ROW_BYTES = 64
 SEGMENT_BYTES = 4 * 1024 * 1024
 
 
-def read_row(name: str, row: Row, codec: ContentCodec) -> Recorded | None:
-    """Decode one row; None for rows that are not events (epoch records).
+def decode_event(name: str, row: Row) -> Event | None:
+    """The event of one row, its content left sealed; None for rows that are not events (epoch records).
 
     Raises:
         Corrupt: a kind that this release does not know, or a body that does not decode.
@@ -86,9 +86,24 @@ def read_row(name: str, row: Row, codec: ContentCodec) -> Recorded | None:
             return None
         raise Corrupt(name, f"holds an event of kind {row.kind}, which this release does not know")
     try:
+        return decode(row.body)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(name, f"row {row.seq} ({row.kind}) does not decode: {error}") from error
+
+
+def read_row(name: str, row: Row, codec: ContentCodec) -> Recorded | None:
+    """Decode one row; None for rows that are not events (epoch records).
+
+    Raises:
+        Corrupt: as ``decode_event``, or content that does not decode.
+    """
+    event = decode_event(name, row)
+    if event is None:
+        return None
+    try:
         content = NOTHING
         if row.content:
             content = _decode_content(codec.open(row.content, (row.run, str(row.seq))))
-        return Recorded(row.seq, row.time_us, decode(row.body), content)
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"row {row.seq} ({row.kind}) does not decode: {error}") from error
+    return Recorded(row.seq, row.time_us, event, content)

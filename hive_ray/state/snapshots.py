@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from hive_ray.errors import AlreadyExists, Corrupt, StoreError
 from hive_ray.state import frames
-from hive_ray.state.reading import read_in_order, read_listed
+from hive_ray.state.reading import read_in_order, read_listed, read_range
 from hive_ray.state.store import Store
 
 FORMAT = 1
@@ -239,16 +239,21 @@ def write_snapshot(store: Store, finished: Finished) -> None:
                 raise StoreError(f"{name}: another snapshot took this name; begin a later one") from error
 
 
+def load_latest_manifest(store: Store, partition: int) -> Manifest | None:
+    """Read the newest snapshot's table of contents; None if there is none; raises ``Corrupt``."""
+    names = _manifest_names(store.list(_folder(partition)))
+    return load_manifest(store, names[-1]) if names else None
+
+
 def load_latest(store: Store, partition: int) -> Snapshot | None:
     """Read the newest snapshot; None if there is none.
 
     Raises:
         Corrupt: it or a part of it is damaged or missing; an older one is never taken in its place.
     """
-    names = _manifest_names(store.list(_folder(partition)))
-    if not names:
+    manifest = load_latest_manifest(store, partition)
+    if manifest is None:
         return None
-    manifest = load_manifest(store, names[-1])
     places: dict[str, dict[str, Place]] = {name: {} for name in manifest.parts}
     for key, place in manifest.places.items():
         places[place.part][key] = place
@@ -256,6 +261,25 @@ def load_latest(store: Store, partition: int) -> Snapshot | None:
     for name, data in read_in_order(store, list(manifest.parts)):
         items.update(_read_items(manifest.parts[name], data, places[name]))
     return Snapshot(manifest, items)
+
+
+def read_items(store: Store, manifest: Manifest, keys: Iterable[str]) -> dict[str, Item]:
+    """Read some items only, each by the range of its frame; keys that the snapshot lacks are left out.
+
+    Raises:
+        Corrupt: a frame is damaged, or its part is gone.
+    """
+    wanted: dict[str, dict[tuple[int, int], list[str]]] = {}
+    for key in keys:
+        place = manifest.places.get(key)
+        if place is not None:
+            wanted.setdefault(place.part, {}).setdefault((place.offset, place.length), []).append(key)
+    items: dict[str, Item] = {}
+    for name, ranges in wanted.items():
+        for (offset, length), inside in ranges.items():
+            rows = _read_frame(name, read_range(store, name, offset, length))
+            items.update((key, _pick(name, key, rows, manifest.places[key].row)) for key in inside)
+    return items
 
 
 def kept_manifests(store: Store, partition: int) -> list[Manifest]:

@@ -1,0 +1,144 @@
+"""Looking into the history: the events of one run, its summary, and what was said of it before."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from hive_ray.core import events as ev
+from hive_ray.errors import ObjectMissing, StoreError
+from hive_ray.state import parquet
+from hive_ray.state.event_rows import RunFacts, Told
+from hive_ray.state.history import FileKind, HistoryFile, HistoryManifest
+from hive_ray.state.records import decode_event
+from hive_ray.state.segments import Row
+from hive_ray.state.store import Store
+
+_FACTS = frozenset({"RunSubmitted", "NodeEntered", "StepQueued", "EdgesTaken"})
+_WHOLE_BYTES = 1 << 20
+"""Files up to this size are read whole: one request is cheaper than the three of a ranged read."""
+
+
+class Vanished(StoreError):
+    """A file that a manifest names is gone: the manifest was read too long ago. Read a newer one."""
+
+
+def open_file(store: Store, file: HistoryFile) -> Any:
+    """The bytes of a file, or a file that is read by ranges; raises ``Vanished``."""
+    if file.size > _WHOLE_BYTES:
+        return pa.PythonFile(RangedFile(store, file.name, file.size), mode="r")
+    try:
+        return store.get(file.name)
+    except ObjectMissing as error:
+        raise Vanished(f"{file.name} is gone: a newer manifest does without it") from error
+
+
+class RangedFile:
+    """A file object over an object, for readers that look at parts of it only."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        self._store = store
+        self._name = name
+        self._size = size
+        self._at = 0
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes from here."""
+        count = self._size - self._at if size < 0 else min(size, self._size - self._at)
+        if count <= 0:
+            return b""
+        try:
+            data = self._store.get_range(self._name, self._at, count)
+        except ObjectMissing as error:
+            raise Vanished(f"{self._name} is gone: a newer manifest does without it") from error
+        self._at += count
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position, counted from the start, from here or from the end."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._at
+
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._size
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def writable(self) -> bool:
+        """Never."""
+        return False
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self.closed = True
+
+
+def run_rows(store: Store, manifest: HistoryManifest, run: str, after_seq: int = 0) -> Iterator[Row]:
+    """The journal rows of one run behind a seq, in order, as far as the history covers.
+
+    Raises:
+        Vanished: the manifest is too old.
+        Corrupt: a file is damaged.
+    """
+    files = manifest.of("events", run, after_seq)
+    found = [row for file in files for row in _rows(store, file, [run]) if row.seq > after_seq]
+    yield from sorted(found)
+
+
+def summaries(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The newest summary of each of some runs that has one, by column (see ``parquet.RUNS``)."""
+    found: dict[str, dict[str, Any]] = {}
+    for file, wanted in _files_of(manifest, "runs", sorted(runs)):
+        table = parquet.read_runs(file, open_file(store, file), wanted, parquet.RUNS.names)
+        for line in table.to_pylist():
+            known = found.get(line["run_id"])
+            if known is None or known["seq"] < line["seq"]:
+                found[line["run_id"]] = line
+    return found
+
+
+def look_up(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> dict[str, RunFacts]:
+    """What the history tells of runs that began in it."""
+    rows: list[Row] = []
+    for file, wanted in _files_of(manifest, "events", sorted(runs)):
+        rows.extend(row for row in _rows(store, file, wanted) if row.kind in _FACTS)
+    told = Told()
+    for row in sorted(rows):
+        event = decode_event("history", row)
+        if isinstance(event, ev.Event):
+            told.note(event)
+    return {run: told.of(run) for run in runs}
+
+
+def _rows(store: Store, file: HistoryFile, runs: list[str]) -> list[Row]:
+    table = parquet.read_runs(file, open_file(store, file), runs, parquet.JOURNAL_COLUMNS)
+    return parquet.journal_rows(table)
+
+
+def _files_of(
+    manifest: HistoryManifest, kind: FileKind, runs: list[str]
+) -> Iterator[tuple[HistoryFile, list[str]]]:
+    """The files of a kind that may hold some of the (sorted) runs, with these runs."""
+    for file in manifest.of(kind):
+        start = bisect.bisect_left(runs, file.first_run)
+        stop = bisect.bisect_right(runs, file.last_run)
+        if start < stop:
+            yield file, runs[start:stop]

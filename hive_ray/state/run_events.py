@@ -1,0 +1,72 @@
+"""All events of one run in order, wherever they lie: in the history, in the journal, or on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hive_ray.errors import Corrupt, StoreError
+from hive_ray.state.content import ContentCodec
+from hive_ray.state.history import HistoryManifest, newest_manifest
+from hive_ray.state.history_reading import Vanished, run_rows
+from hive_ray.state.journal import Journal
+from hive_ray.state.reading import read_listed
+from hive_ray.state.records import Recorded, read_row
+from hive_ray.state.segments import Row, Segment, decode_segment, segment_name
+from hive_ray.state.store import Store
+
+_TRIES = 5
+"""Compaction may delete what was about to be read; a newer manifest then tells where it is."""
+
+
+class RunEvents:
+    """Reads the events of runs of one partition; blocks."""
+
+    def __init__(self, store: Store, codec: ContentCodec, partition: int) -> None:
+        self._store = store
+        self._codec = codec
+        self._partition = partition
+
+    def read(self, run: str, after_seq: int = 0, segments: Sequence[int] | None = None) -> Iterator[Recorded]:
+        """Yield the events of a run behind ``after_seq``, in order.
+
+        Args:
+            segments: numbers of the segments with its events that are not in the history yet, if the
+                caller knows them; else the whole journal behind the history is read.
+
+        Raises:
+            Corrupt: an object cannot be trusted, or an event is missing.
+        """
+        name = f"events of {run}"
+        for row in self._rows(run, after_seq, segments):
+            recorded = read_row(name, row, self._codec)
+            if recorded is not None:
+                yield recorded
+
+    def _rows(self, run: str, after_seq: int, segments: Sequence[int] | None) -> list[Row]:
+        manifest: HistoryManifest | None = None
+        error: StoreError | None = None
+        for _ in range(_TRIES):
+            manifest = newest_manifest(self._store, self._partition, manifest)
+            try:
+                rows = list(run_rows(self._store, manifest, run, after_seq))
+                rows.extend(self._tail(run, after_seq, manifest.covered, segments))
+                return rows
+            except (Vanished, Corrupt) as gone:
+                error = gone
+        assert error is not None
+        raise error
+
+    def _tail(self, run: str, after_seq: int, covered: int, segments: Sequence[int] | None) -> Iterator[Row]:
+        for segment in self._segments(covered, segments):
+            for row in segment.columns.rows():
+                if row.run == run and row.seq > after_seq:
+                    yield row
+
+    def _segments(self, covered: int, segments: Sequence[int] | None) -> Iterator[Segment]:
+        if segments is None:
+            yield from Journal(self._store, self._partition).read_segments(covered + 1)
+            return
+        for number in segments:
+            if number > covered:
+                name = segment_name(self._partition, number)
+                yield decode_segment(name, read_listed(self._store, name))

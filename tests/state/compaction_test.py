@@ -1,0 +1,287 @@
+"""Old segments become history; whatever comes between two steps, no event is lost or counted twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hive_ray.control.recovery import recover
+from hive_ray.core.commands import Cancel
+from hive_ray.core.fleet import encode_fleet
+from hive_ray.core.run import Run, decode_run, encode_run
+from hive_ray.errors import Corrupt, StoreError
+from hive_ray.state import compaction, parquet
+from hive_ray.state.blobs import Blobs
+from hive_ray.state.compaction import Compactor, Stamp, remove_covered, remove_strays
+from hive_ray.state.content import PlainCodec
+from hive_ray.state.history import HistoryManifest, newest_manifest
+from hive_ray.state.history_reading import open_file, run_rows, summaries
+from hive_ray.state.journal import Journal
+from hive_ray.state.run_events import RunEvents
+from hive_ray.state.segments import Row, segment_folder, segment_number
+from hive_ray.state.snapshots import (
+    Item,
+    SnapshotHeader,
+    SnapshotWriter,
+    kept_manifests,
+    load_latest,
+    write_snapshot,
+)
+from hive_ray.state.store import Store
+from hive_ray.state.summaries import RUN, summarise
+from tests.control.driver import OWNER, Driver
+from tests.control.shell_test import GRAPH, done, submit
+from tests.core.graphs import Facts
+from tests.state.faults import Faulty
+
+
+class Interrupted(Exception):
+    """The process ended here."""
+
+
+def open_item(key: str, item: Item) -> Run:
+    return decode_run(item.data)
+
+
+def compactor(store: Store) -> Compactor:
+    return Compactor(store, 0, lambda runs: summarise(store, 0, open_item, runs))
+
+
+def snapshot(store: Store, driver: Driver) -> None:
+    """All runs as they are, in one snapshot."""
+    engine, journal = driver.engine, driver.shell.journal
+    previous = load_latest(store, 0)
+    header = SnapshotHeader(0, engine.fleet.epoch, engine.seq, journal.number)
+    writer = SnapshotWriter(header, previous.manifest if previous else None)
+    writer.add("fleet", engine.fleet.seq, encode_fleet(engine.fleet))
+    for run in engine.runs.values():
+        writer.add(RUN + run.id, run.seq, encode_run(run))
+    write_snapshot(store, writer.finish())
+
+
+def lived(store: Store, runs: int = 3) -> Driver:
+    """Runs that ended and runs that wait, over two incarnations and two snapshots."""
+    driver = Driver(store, [GRAPH])
+    _work(driver, "a", runs)
+    driver = Driver(store, [GRAPH])
+    _work(driver, "b", runs)
+    snapshot(store, driver)
+    _work(driver, "c", runs)
+    driver.pass_time(90_000_000_000)
+    snapshot(store, driver)
+    _work(driver, "d", 1)
+    return driver
+
+
+def _work(driver: Driver, prefix: str, runs: int) -> None:
+    session = driver.attached().session
+    waiting = driver.exchange(session, 1)
+    for number in range(runs):
+        driver.command(submit(f"{prefix}{number}"))
+        reply = driver.replies[waiting]
+        waiting = driver.exchange(session, reply.n + 1, *(done(lease) for lease in reply.leases))
+
+
+def rows_of(store: Store) -> list[Row]:
+    """Every event of the state, wherever it lies now."""
+    manifest = newest_manifest(store, 0)
+    runs = sorted({f"{p}{n}" for p in "abcd" for n in range(9)} | {""})
+    found = [row for run in runs for row in run_rows(store, manifest, run)]
+    for segment in Journal(store, 0).read_segments(manifest.covered + 1):
+        found.extend(segment.columns.rows() if segment.header.kind == "events" else ())
+    return sorted(found)
+
+
+def covered(driver: Driver) -> int:
+    """The segment up to which compaction may go: what the older of two snapshots covers."""
+    return kept_manifests(driver.store, 0)[0].header.segment_number
+
+
+def state_of(store: Store) -> dict[str, bytes]:
+    blobs = Blobs(store, PlainCodec(), b"k" * 32)
+    engine = recover(store, blobs, PlainCodec(), Facts(), 0, OWNER, 1_000_000).engine
+    return {run.id: encode_run(run) for run in engine.runs.values()}
+
+
+def compact_all(store: Store, until: int, attempt: int = 0) -> HistoryManifest:
+    work = compactor(store)
+    manifest = newest_manifest(store, 0)
+    while manifest.covered < until:
+        attempt += 1
+        manifest = work.compact(manifest, until, Stamp(7, attempt, 1))
+    remove_covered(store, manifest)
+    return manifest
+
+
+def test_history_holds_each_event_once_and_segments_behind_it_go(store: Store):
+    """Events are the same before and after; epoch records stay; recovery gives the same runs."""
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+    epochs = [s.header.number for s in Journal(store, 0).read_segments(1, until) if s.header.kind == "epoch"]
+    runs = state_of(store)
+
+    manifest = compact_all(store, until)
+
+    assert rows_of(store) == before
+    left = [segment_number(name) for name in store.list(segment_folder(0))]
+    assert [number for number in left if number is not None and number <= until] == epochs
+    assert list(manifest.epochs) == epochs and manifest.covered == until
+    assert state_of(store) == runs
+
+
+def test_files_lie_by_day_and_team_and_carry_what_an_event_does_not_repeat(store: Store):
+    """Node, pool, team and agent of a step come from events before it, even of an earlier compaction."""
+    driver = lived(store)
+    until = covered(driver)
+    compact_all(store, until // 2)
+    manifest = compact_all(store, until, 50)
+
+    lines: list[dict[str, Any]] = []
+    for file in manifest.of("events"):
+        assert file.name.startswith(f"history/date={file.date}/team={file.team or '_'}/")
+        lines.extend(parquet.read_columns(file, open_file(store, file)).to_pylist())
+    steps = [line for line in lines if line["kind"] in ("StepStarted", "StepSucceeded")]
+    assert steps and {line["node"] for line in steps} == {"a"}
+    assert {(line["team"], line["agent"], line["pool"]) for line in steps} == {("team", "agent", "function")}
+    assert {line["team"] for line in lines if not line["run_id"]} == {""}
+
+
+def test_a_crash_between_any_two_steps_is_harmless(store: Store):
+    """Before or behind any operation on the store: the next compaction ends with the same history."""
+    if store.url.startswith("s3"):
+        pytest.skip("the same code as on the other stores, at a hundred times the price")
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+
+    objects = {name: store.get(name) for name in store.list("")}
+
+    for moment in ("before", "after"):
+        steps = 0
+        while crashes(store, until, steps, moment):
+            assert rows_of(store) == before, (moment, steps)
+            manifest = compact_all(store, until, 9_000)
+            remove_strays(store, manifest)
+            assert rows_of(store) == before, (moment, steps)
+            assert store.list("history/") == sorted(file.name for file in manifest.of("events"))
+            assert len(store.list(segment_folder(0))) < len(objects)
+            restore(store, objects)
+            steps += 1
+        assert steps > 30
+        restore(store, objects)
+
+
+def restore(store: Store, objects: dict[str, bytes]) -> None:
+    """The state as it was."""
+    for name in store.list(""):
+        if name not in objects:
+            store.delete(name)
+    for name, data in objects.items():
+        store.put(name, data)
+
+
+def crashes(store: Store, until: int, crash_at: int, moment: str) -> bool:
+    """Compact over a store that ends the process at its n-th operation."""
+    left = [crash_at]
+
+    def hook(operation: str, name: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Interrupted
+
+    faulty = Faulty(store, **{moment: hook})  # pyright: ignore[reportArgumentType]
+    try:
+        compact_all(faulty, until, crash_at * 10)
+    except Interrupted:
+        return True
+    return False
+
+
+def test_two_controllers_that_compact_at_once_make_one_history(store: Store):
+    """The manifest is created if absent: who comes second takes what the first one wrote."""
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+    base = newest_manifest(store, 0)
+
+    first = compactor(store).compact(base, until, Stamp(1, 1, 1))
+    second = compactor(store).compact(base, until // 2, Stamp(2, 1, 1))
+
+    assert second == first
+    remove_covered(store, second)
+    assert rows_of(store) == before
+
+
+def test_a_lost_acknowledgement_of_the_manifest_is_found_out(store: Store):
+    """The same bytes stand there: it was written."""
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+
+    def lose(operation: str, name: str) -> None:
+        if operation == "create" and name.startswith("manifests/"):
+            raise StoreError("connection reset")
+
+    base = newest_manifest(store, 0)
+    with pytest.raises(StoreError):
+        compactor(Faulty(store, after=lose)).compact(base, until, Stamp(1, 1, 1))
+    manifest = compactor(store).compact(base, until, Stamp(1, 2, 1))
+
+    assert manifest.covered == until
+    assert rows_of(store) == before
+
+
+def test_an_ended_run_is_found_by_its_id(store: Store):
+    """Its summary says what became of it, and holds its state as the snapshot had it."""
+    driver = lived(store)
+    driver.command(Cancel("a0", "enough"))
+    snapshot(store, driver)
+    driver.command(submit("e0"))
+    snapshot(store, driver)
+
+    manifest = compact_all(store, covered(driver))
+
+    found = summaries(store, manifest, ["a0", "a1", "nobody"])
+    assert list(found) == ["a0"]
+    assert found["a0"]["status"] == "cancelled"
+    assert decode_run(found["a0"]["state"]).answers == driver.engine.runs["a0"].answers
+
+
+def test_events_of_a_run_are_read_across_history_and_journal(store: Store):
+    """In order, each once, with and without knowing its segments, from any seq on."""
+    driver = lived(store)
+    expected = [event.seq for event in RunEvents(store, PlainCodec(), 0).read("a1")]
+    assert len(expected) > 3
+
+    compact_all(store, covered(driver))
+
+    reader = RunEvents(store, PlainCodec(), 0)
+    segments = driver.engine.runs["a1"].segments
+    assert [event.seq for event in reader.read("a1")] == expected
+    assert [event.seq for event in reader.read("a1", 0, segments)] == expected
+    assert [event.seq for event in reader.read("a1", expected[1], segments)] == expected[2:]
+
+
+def test_a_long_journal_is_compacted_in_bounded_steps(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """One step covers so many segments at most, and says how far it came."""
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+    monkeypatch.setattr(compaction, "MOST_SEGMENTS", 4)
+    work = compactor(store)
+
+    first = work.compact(newest_manifest(store, 0), until, Stamp(1, 1, 1))
+    assert first.covered == 4
+    manifest = first
+    while manifest.covered < until:
+        manifest = work.compact(manifest, until, Stamp(1, manifest.number + 1, 1))
+
+    assert rows_of(store) == before
+
+
+def test_a_damaged_file_is_named(store: Store):
+    """Nothing is left out in silence."""
+    driver = lived(store)
+    manifest = compact_all(store, covered(driver))
+    (file, *_) = manifest.of("events")
+    store.put(file.name, b"PAR1" + b"\0" * 40)
+
+    with pytest.raises(Corrupt, match=file.name):
+        list(run_rows(store, manifest, file.first_run))
