@@ -9,10 +9,10 @@ READY := .venv/.ready
 LOCKS := requirements/uv.txt requirements/dev.txt requirements/local-llm-model.txt \
          tests/servers/package.json tests/servers/package-lock.json
 
-.PHONY: help setup demo test check bench dist lock clean
+.PHONY: help setup demo test check bench dist lock clean ceph-packages
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 setup: $(READY)  ## make .venv with everything from the lock files
 
@@ -49,6 +49,11 @@ check: setup  ## lint, format, types, import rules
 bench: setup  ## the throughput benchmark at its four loads, and the submission benchmark
 	for n in 1 8 64 256; do $(BIN)/python -m benchmarks.throughput --in-flight $$n --json || exit 1; done
 	$(BIN)/python -m benchmarks.submit --clients 32 --json
+
+ceph-packages:  ## as root on Debian: Ceph's gateway, a second S3 server for chaos-ceph and benchmarks.s3
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    ceph-common ceph-mon ceph-osd radosgw
 
 dist: setup  ## build the wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,13 @@ _decode = msgspec.msgpack.Decoder().decode
 READY_S = 60.0
 
 
-def settings_for(folder: str, slots: int, workers: int) -> Settings:
-    """Defaults, but for the function pool and a store of its own."""
+def settings_for(state: Mapping[str, Any], slots: int, workers: int) -> Settings:
+    """Defaults, but for the function pool and the `state` section of a fresh store."""
     pool = {"kind": "function", "slots": slots, "workers": {"min": workers, "max": workers}, "num_cpus": 0}
     idle = {"num_cpus": 0, "slots": 1}
     return Settings.model_validate(
         {
-            "state": {"url": Path(folder).as_uri()},
+            "state": state,
             "pools": {"function": pool, "tool": {"kind": "tool", **idle}, "llm": {"kind": "llm", **idle}},
             "tools": {"modules": ["benchmarks.noop"]},
             "observe": {"log_level": "WARNING"},
@@ -93,10 +93,17 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(slots: int, workers: int = 1, folder: str | None = None) -> AsyncGenerator[Cluster]:
-    """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="hive-bench-") as state:
-        async with started(settings_for(state, slots, workers)) as running:
+async def cluster(
+    slots: int, workers: int = 1, state: Mapping[str, Any] | None = None
+) -> AsyncGenerator[Cluster]:
+    """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards.
+
+    Args:
+        state: the `state` section of a fresh store; by default a temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        given = state or {"url": Path(folder).as_uri()}
+        async with started(settings_for(given, slots, workers)) as running:
             yield running
 
 

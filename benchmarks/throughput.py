@@ -15,6 +15,8 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from benchmarks.cluster import Cluster, chain, cluster, ray_session
 from hive_ray.control.queries import WatchRun
@@ -46,9 +48,20 @@ async def wave(running: Cluster, graph: str, runs: int) -> None:
         waiting = [view["run_id"] for view in views if view["status"] != "succeeded"]
 
 
-async def measure(in_flight: int, runs: int, steps: int, slots: int, workers: int) -> dict[str, float]:
-    """One repeat on a fresh store."""
-    async with cluster(slots, workers) as running:
+class Load(NamedTuple):
+    """How much of what is run at a time."""
+
+    in_flight: int
+    runs: int
+    steps: int
+    slots: int
+    workers: int
+
+
+async def measure(load: Load, state: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """One repeat on a fresh store: a temporary folder, or the one of a `state` section."""
+    in_flight, runs, steps, slots, workers = load
+    async with cluster(slots, workers, state) as running:
         graph = chain(steps)
         running.add_graph(graph)
         await wave(running, graph.version, 2)
@@ -92,7 +105,8 @@ def step_gaps_ms(running: Cluster) -> list[float]:
 async def repeat(options: argparse.Namespace) -> None:
     for number in range(options.repeats):
         slots = max(options.slots or options.in_flight, 1)
-        result = await measure(options.in_flight, options.runs, options.steps, slots, options.workers)
+        load = Load(options.in_flight, options.runs, options.steps, slots, options.workers)
+        result = await measure(load)
         print(json.dumps({"repeat": number, **result}) if options.json else result, flush=True)
 
 
