@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent
 
 
@@ -24,6 +25,26 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     graph: str
     content: StepContent
     """``outputs``: the input; ``facts``: its facts."""
+    digest: str = ""
+    idempotency_key: str = ""
+    budget_nanousd: int = -1
+    deadline_us: int = 0
+    """Wall time; 0: the graph's default."""
+    principal: str = ""
+    traceparent: str = ""
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True):
+    """Begin a run with the state of another, as whoever asks has derived it from that run's events."""
+
+    run: str
+    request_id: str
+    team: str
+    agent: str
+    graph: str
+    content: StepContent
+    """``state``: the cut, changes included; ``outputs``: the changes."""
+    origin: Origin
     digest: str = ""
     idempotency_key: str = ""
     budget_nanousd: int = -1
@@ -97,4 +118,4 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
-Command = Submit | Cancel | Pause | Resume | Resolve | Signal | Complete | Register
+Command = Submit | Fork | Cancel | Pause | Resume | Resolve | Signal | Complete | Register

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hive_ray.core import admission, agent_loop, children, fleet, lifecycle, people, routing, steps
+from hive_ray.core import admission, agent_loop, children, fleet, forking, lifecycle, people, routing, steps
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.commands import (
     Cancel,
     Command,
     Complete,
+    Fork,
     Moment,
     Pause,
     Refused,
@@ -58,6 +59,8 @@ class Engine:
         """Live child runs by parent."""
         self.charged: dict[str, None] = {}
         """Runs that changed only by what their children cost; whoever takes snapshots empties it."""
+        self.successors: dict[str, str] = {}
+        """Ended runs to the run that was resumed in their place."""
         self._unborn: deque[Run] = deque()
         """Child runs that were submitted and have not begun."""
         self._untold: deque[Run] = deque()
@@ -108,8 +111,9 @@ class Engine:
 
     def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run:
         """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
-        if isinstance(event, ev.RunSubmitted):
-            run = self.runs[event.run] = runs.begin(event, content, at_us)
+        begin = runs.BEGIN.get(type(event))
+        if begin is not None:
+            run = self.runs[event.run] = begin(event, content, at_us)
             run.seq = run.told = seq
             return run
         run = self.runs[event.run]
@@ -162,10 +166,17 @@ class Engine:
     def restored(self) -> None:
         """After snapshot and replay: make the index from the runs alone."""
         fleet.rebuild(self.fleet, self.runs.values())
+        self.successors = {}
+        for run in self.runs.values():
+            self._note_successor(run)
         self.children = {}
         for run in self.runs.values():
             if run.parent and not run.terminal:
                 self.children.setdefault(run.parent, {})[run.id] = None
+
+    def _note_successor(self, run: Run) -> None:
+        if run.origin is not None and run.origin.resumes:
+            self.successors[run.origin.run] = run.id
 
     def family_order(self, names: Iterable[str]) -> list[str]:
         """Runs with all their ancestors, children first; the fleet (the empty name) stays.
@@ -190,13 +201,24 @@ class Engine:
         for body in graph.subgraphs:
             self.add_graph(body)
 
-    def accepted(self, command: Submit) -> bool:
+    def accepted(self, command: Submit | Fork) -> bool:
         """Whether this very submission (its run id or its key) was accepted before."""
         key = f"{command.team}/{command.idempotency_key}"
         return command.run in self.runs or (bool(command.idempotency_key) and key in self.fleet.submissions)
 
     def submit(self, command: Submit, now: Moment) -> Run | Refused:
         """Begin a run, or answer with the run that the same idempotency key began."""
+        known = self._known(command)
+        if known is not None:
+            return known
+        graph = self.graphs[command.graph]
+        self._record([lifecycle.submit(command, graph, now)], now)
+        run = self.runs[command.run]
+        self._begin(run, now)
+        return run
+
+    def _known(self, command: Submit | Fork) -> Run | Refused | None:
+        """The run that the same command, or another one under the same key, has begun."""
         if command.idempotency_key:
             known = self.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
             if known is not None and known.digest != command.digest:
@@ -206,18 +228,35 @@ class Engine:
                 )
             if known is not None:
                 return self.runs[known.run]
-        if command.run in self.runs:
-            return self.runs[command.run]
-        graph = self.graphs[command.graph]
-        self._record([lifecycle.submit(command, graph, now)], now)
-        run = self.runs[command.run]
-        self._begin(run, now)
-        return run
+        return self.runs.get(command.run)
 
     def _begin(self, run: Run, now: Moment) -> None:
+        """Enter the first node, or go on from where a fork was cut."""
         graph = self.graphs[run.graph]
-        self._enter(run, graph, routing.enter_first(run, graph), now)
+        if not run.serial:
+            self._enter(run, graph, routing.enter_first(run, graph), now)
+        else:
+            for visit in list(run.visits.values()):
+                if not visit.deciding:
+                    self._open_visit(run, graph, visit, now)
         self._advance(run, now)
+
+    def fork(self, command: Fork, now: Moment) -> Run | Refused:
+        """Begin a run with the state of another; one that is resumed has one successor."""
+        known = self._known(command)
+        if known is not None:
+            return known
+        successor = self.successors.get(command.origin.run) if command.origin.resumes else None
+        if successor is not None:
+            return self.runs[successor]
+        decided = forking.fork(command, self.graphs[command.graph], now)
+        if isinstance(decided, Refused):
+            return decided
+        self._record([decided], now)
+        run = self.runs[command.run]
+        self._note_successor(run)
+        self._begin(run, now)
+        return run
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
         return self._on_run(command.run, lambda run: lifecycle.cancel(run, command), now)
@@ -595,14 +634,17 @@ class Engine:
             event = drafted.event
             if run.terminal or not isinstance(event, ev.NodeEntered):
                 continue
-            node = graph.nodes[event.node]
-            if node.kind in _PLAIN and not node.pause:
-                continue
-            visit = run.visits[event.serial]
-            if node.kind in routing.LOOPS:
-                self._record([agent_loop.begin(run, graph, visit)], now)
-            self._record(people.ask(run, graph, visit, now), now)
-            self._open_children(run, graph, visit, now)
+            self._open_visit(run, graph, run.visits[event.serial], now)
+
+    def _open_visit(self, run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> None:
+        """What a visit begins with besides a step."""
+        node = graph.nodes[visit.node]
+        if node.kind in _PLAIN and not node.pause:
+            return
+        if node.kind in routing.LOOPS:
+            self._record([agent_loop.begin(run, graph, visit)], now)
+        self._record(people.ask(run, graph, visit, now), now)
+        self._open_children(run, graph, visit, now)
 
     def _open_children(self, run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> None:
         """Begin a map or a subgraph that waits for nobody."""
@@ -663,6 +705,11 @@ def _remember_submission(index: fleet.Fleet, run: Run, event: ev.RunSubmitted) -
     fleet.note_submission(index, run)
 
 
+def _remember_fork(index: fleet.Fleet, run: Run, event: ev.RunForked) -> None:
+    fleet.note_submission(index, run)
+    _enqueue_all(index, run, event)
+
+
 def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
     fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt))
 
@@ -690,13 +737,14 @@ def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
     fleet.dequeue(index, run)
 
 
-def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed) -> None:
+def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunForked) -> None:
     for pool, step in fleet.ready_steps(run):
         fleet.enqueue(index, pool, step)
 
 
 _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | Refused]] = {
     Submit: Engine.submit,
+    Fork: Engine.fork,
     Cancel: Engine.cancel,
     Pause: Engine.pause,
     Resume: Engine.resume,
@@ -717,6 +765,7 @@ _BEFORE: dict[type[ev.Event], Indexer] = {
 }
 _AFTER: dict[type[ev.Event], Indexer] = {
     ev.RunSubmitted: _remember_submission,
+    ev.RunForked: _remember_fork,
     ev.StepStarted: _grant_lease,
     ev.NodeEntered: _enqueue_first,
     ev.StepQueued: _enqueue_next,

@@ -44,6 +44,42 @@ class RunSubmitted(Event, frozen=True, gc=False):
     graph_name: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a forked run comes from."""
+
+    run: str
+    """The parent: it knows nothing of the fork."""
+    seq: int
+    """The parent's last event that the fork takes over."""
+    node: str = ""
+    """It was cut before this node; empty: it was resumed where it failed."""
+    visit: int = 0
+    """Which visit of the node, from 1."""
+    resumes: bool = False
+    """It takes the place of its parent, which failed or was cancelled."""
+    again: tuple[str, ...] = ()
+    """Nodes of the visits that were under way and begin again."""
+    repeats: tuple[str, ...] = ()
+    """Those of them that may have taken effect in the parent and are not declared idempotent."""
+
+
+class RunForked(Event, frozen=True, gc=False):
+    """A run begins with the state of another. Content: ``state``; ``outputs`` are the values given anew."""
+
+    request_id: str
+    team: str
+    agent: str
+    graph: str
+    budget_nanousd: int
+    deadline_us: int
+    origin: Origin
+    idempotency_key: str = ""
+    digest: str = ""
+    principal: str = ""
+    traceparent: str = ""
+    graph_name: str = ""
+
+
 class RunPaused(Event, frozen=True, gc=False):
     reason: str
     principal: str = ""
@@ -318,7 +354,7 @@ class AgentRegistered(Event, frozen=True, gc=False):
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
-        RunSubmitted, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
+        RunSubmitted, RunForked, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, ApprovalRequested, ApprovalResolved,

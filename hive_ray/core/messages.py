@@ -118,6 +118,8 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Error text of a failed step; what is needed, of an approval."""
     form: bytes = b""
     """JSON Schema (bytes) of the answer that an approval waits for."""
+    state: bytes = b""
+    """Msgpack of the run's state from which a fork goes on."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):

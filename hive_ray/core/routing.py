@@ -175,10 +175,11 @@ def _can_be_reached(node: NodePlan, active: int, tokens: int, is_new_round: bool
 
 
 def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Draft:
-    if serial > graph.max_steps:
+    if serial - run.serial_base > graph.max_steps:
         why = f"the run has made {graph.max_steps} node visits (max_steps); it stops before another"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
-    if node.max_visits and run.visit_counts.get(node.index, 0) >= node.max_visits:
+    visits = run.visit_counts.get(node.index, 0) - run.visit_base.get(node.index, 0)
+    if node.max_visits and visits >= node.max_visits:
         why = f"the node was visited {node.max_visits} times (max_node_visits)"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
     tokens = [token for token in run.tokens if token.target == node.index]

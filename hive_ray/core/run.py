@@ -239,6 +239,12 @@ class Run(msgspec.Struct):
     """Sequence number of its own last event: what readers of its history can reach."""
     segments: list[int] = []
     """Numbers of the journal segments that hold events of this run."""
+    origin: ev.Origin | None = None
+    """Of a fork: where it comes from."""
+    serial_base: int = 0
+    """Visits up to this one do not count against ``max_steps``: a resume granted as many again."""
+    visit_base: dict[int, int] = {}
+    """The same for ``max_node_visits``, by node."""
 
     @property
     def terminal(self) -> bool:
@@ -310,6 +316,37 @@ def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
         memory=dict(content.outputs),
         facts=dict(content.facts),
     )
+
+
+def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
+    """The state after ``RunForked``.
+
+    Raises:
+        msgspec.DecodeError: its content holds no state.
+    """
+    run = decode_run(content.state)
+    run.id = event.run
+    run.request_id = event.request_id
+    run.team = event.team
+    run.agent = event.agent
+    run.graph = event.graph
+    run.graph_name = event.graph_name
+    run.submitted_us = at_us
+    run.deadline_us = event.deadline_us
+    run.idempotency_key = event.idempotency_key
+    run.digest = event.digest
+    run.principal = event.principal
+    run.traceparent = event.traceparent
+    run.budget_nanousd = event.budget_nanousd
+    run.origin = event.origin
+    return run
+
+
+BEGIN: dict[type[ev.Event], Callable[[Any, StepContent, int], Run]] = {
+    ev.RunSubmitted: begin,
+    ev.RunForked: begin_fork,
+}
+"""The events with which a run begins."""
 
 
 def evolve(run: Run, event: ev.Event, content: StepContent, at_us: int) -> None:

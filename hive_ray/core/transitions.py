@@ -51,7 +51,7 @@ RUN = Machine(
         "cancelled": "ended on request",
     },
     (
-        Transition(NEW, ev.RunSubmitted, ("queued",)),
+        *_each((NEW,), (ev.RunSubmitted, ev.RunForked), "queued"),
         Transition("queued", ev.StepStarted, ("running",)),
         Transition("queued", ev.MapProgressed, ("running",)),
         # No money for the first step, and edges that are taken anyway.
@@ -90,7 +90,7 @@ STEP = Machine(
         "orphan": "its node or run has ended while an attempt was under way; its worker still holds it",
     },
     (
-        *_each((NEW,), (ev.NodeEntered, ev.StepQueued), "ready"),
+        *_each((NEW,), (ev.NodeEntered, ev.StepQueued, ev.RunForked), "ready"),
         Transition("ready", ev.StepStarted, ("leased",)),
         Transition("leased", ev.LeaseReturned, ("ready",)),
         Transition("leased", ev.StepSucceeded, (ENDED,)),

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from hive_ray.core import forking
 from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Signal
 from hive_ray.core.engine import Engine
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
-from hive_ray.core.run import Run, decode_run, encode_run
+from hive_ray.core.run import Run, begin_fork, decode_run, encode_run
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
 from tests.core.graphs import HOUR_US, Facts, edge, graph, human, llm, mapping, nested, node, tool
@@ -110,8 +111,12 @@ class Move(NamedTuple):
 
 NAMES = (
     "lease", "lease", "lease", "succeed", "succeed", "succeed", "succeed", "fail", "repeat", "lose",
-    "give_back", "cancel", "pause", "resume", "answer", "answer", "wait", "submit", "snapshot",
+    "give_back", "cancel", "pause", "resume", "answer", "answer", "wait", "submit", "snapshot", "fork",
+    "resume_ended",
 )  # fmt: skip
+
+MOST_RUNS = 24
+"""Forks stop here, children included."""
 
 moves = st.lists(
     st.builds(Move, st.sampled_from(NAMES), st.integers(0, 63), st.integers(0, 63)), min_size=12, max_size=40
@@ -228,6 +233,26 @@ class History(Story):
         if len(self.engine.runs) < 8:
             self.begin()
 
+    def _on_fork(self, a: int, b: int) -> None:
+        """At any place of any run's history; the parent does not notice."""
+        parent = self._run(a)
+        places = forking.boundaries(self.told(parent.id), self.engine.graphs[parent.graph])
+        if len(self.engine.runs) >= MOST_RUNS or not places:
+            return
+        node_id, visit, _ = places[b % len(places)]
+        before = encode_run(parent)
+        given = {"k": a % 2 == 0} if b % 2 else {}
+        forked = self.fork(node_id, parent.id, f"fork{len(self.engine.runs)}", visit, given, budget_nanousd=b)
+        assert isinstance(forked, Run), forked
+        assert encode_run(parent) == before, "a fork changed its parent"
+
+    def _on_resume_ended(self, a: int, b: int) -> None:
+        ended = [run for run in self.engine.runs.values() if run.status in ("failed", "cancelled")]
+        if len(self.engine.runs) < MOST_RUNS and ended:
+            parent = ended[a % len(ended)]
+            resumed = self.resume_ended(parent.id, f"again{len(self.engine.runs)}")
+            assert isinstance(resumed, Run), resumed
+
     def _on_answer(self, a: int, b: int) -> None:
         waits = [(r, v.wait) for r in self.engine.runs.values() for v in r.visits.values() if v.wait]
         if not waits:
@@ -321,9 +346,16 @@ class History(Story):
         """Calls that are declared idempotent: read off the graph, not off the core."""
         found: set[tuple[str, int, int]] = set()
         nodes: dict[tuple[str, int], NodePlan] = {}
-        for _, _, event, _ in self.events():
+        for _, at_us, event, told in self.events():
             kind = type(event).__name__
-            if kind == "NodeEntered":
+            if kind == "RunForked":
+                for visit in begin_fork(event, told, at_us).visits.values():
+                    plan = self.engine.graphs[event.graph].nodes[visit.node]
+                    nodes[(event.run, visit.serial)] = plan
+                    for step in visit.steps.values():
+                        if step.kind in ("llm", "decide") or plan.idempotent:
+                            found.add((event.run, visit.serial, step.call))
+            elif kind == "NodeEntered":
                 plan = self.engine.graphs[self.engine.runs[event.run].graph].nodes[event.node]
                 nodes[(event.run, event.serial)] = plan
                 if event.step == "llm" or plan.idempotent:

@@ -6,9 +6,21 @@ from typing import Any
 
 import msgspec
 
-from hive_ray.core.commands import Cancel, Complete, Moment, Pause, Refused, Resolve, Resume, Signal, Submit
+from hive_ray.core import forking
+from hive_ray.core.commands import (
+    Cancel,
+    Complete,
+    Fork,
+    Moment,
+    Pause,
+    Refused,
+    Resolve,
+    Resume,
+    Signal,
+    Submit,
+)
 from hive_ray.core.engine import Engine
-from hive_ray.core.events import EVENTS, Draft
+from hive_ray.core.events import EVENTS, Draft, Origin
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
     Lease,
@@ -20,7 +32,7 @@ from hive_ray.core.messages import (
     decode_outcome_content,
     encode,
 )
-from hive_ray.core.run import Run, Wait
+from hive_ray.core.run import Run, Wait, encode_run
 from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.compiled import CompiledGraph
 from tests.core import invariants
@@ -96,7 +108,7 @@ class Story:
         assert isinstance(answer, Run), answer
         return answer
 
-    def tell(self, command: Cancel | Pause | Resume | Resolve | Signal | Complete) -> Run | Refused:
+    def tell(self, command: Cancel | Fork | Pause | Resume | Resolve | Signal | Complete) -> Run | Refused:
         answer = self.engine.command(command, self.now)
         self.check()
         assert isinstance(answer, Run | Refused)
@@ -115,6 +127,37 @@ class Story:
         given = StepContent(outputs=values(**answer), message=message)
         name = approval or self.wait(run)[1].approval
         return self.tell(Resolve(run, name, decision, given, digest=digest))
+
+    def told(self, run: str = "r") -> list[forking.Told]:
+        """A run's own events, as its journal has them."""
+        return [told for told in self.events() if told[2].run == run]
+
+    def fork(
+        self, node: str, run: str = "r", new: str = "f", visit: int = 0, given: Any = None, **fields: Any
+    ) -> Run | Refused:
+        """Fork a run before a node, with some values given anew."""
+        graph = self.engine.graphs[self.engine.runs[run].graph]
+        return self._fork(forking.before_node(self.told(run), graph, node, visit), run, new, given, fields)
+
+    def resume_ended(self, run: str = "r", new: str = "f", **fields: Any) -> Run | Refused:
+        """Begin a run in the place of one that failed or was cancelled."""
+        graph = self.engine.graphs[self.engine.runs[run].graph]
+        cut = forking.before_end(self.told(run), graph)
+        return self._fork(cut, run, new, None, {"resumes": True, **fields})
+
+    def _fork(
+        self, cut: forking.Cut | Refused, parent: str, new: str, given: Any, fields: dict[str, Any]
+    ) -> Run | Refused:
+        if isinstance(cut, Refused):
+            return cut
+        changed = content(**(given or {}))
+        forking.change(cut.state, changed.outputs, changed.facts)
+        origin = Origin(
+            parent, cut.seq, cut.node, cut.visit, fields.pop("resumes", False), cut.again, cut.repeats
+        )
+        carried = msgspec.structs.replace(changed, state=encode_run(cut.state))
+        command = Fork(new, "q", "team", "agent", cut.state.graph, carried, origin, **fields)
+        return self.tell(command)
 
     def signal(self, said: str, run: str = "r") -> Run | Refused:
         return self.tell(Signal(run, content(said=said)))

@@ -218,13 +218,20 @@ def mapped_at_once() -> Story:
     return story
 
 
+def forked() -> Story:
+    """While a branch beside the cut is ready: the fork has that step from its first event on."""
+    story = divided(node("b"), node("c"))
+    story.fork("c")
+    return story
+
+
 STORIES = (
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),
     orphans, ends(cancel=True), ends(cancel=False), failing_agent, broke_before_its_first_step,
     out_of_tools, retried, paused,
-    expired_unstarted, succeeded_while_paused,
+    expired_unstarted, succeeded_while_paused, forked,
 )  # fmt: skip
 
 
