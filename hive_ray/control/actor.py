@@ -24,7 +24,7 @@ from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Clock, End, Limits, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
-from hive_ray.core.commands import Refused, Register, Submit
+from hive_ray.core.commands import Fork, Refused, Register, Submit
 from hive_ray.core.messages import decode_attach, decode_exchange, encode
 from hive_ray.errors import Corrupt, Fenced, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
@@ -282,7 +282,7 @@ class ControllerImpl:
 
     async def _answer(self, request: queries.Request) -> Answer:
         try:
-            if isinstance(request, (Submit, Register)):
+            if isinstance(request, (Submit, Fork, Register)):
                 await self._know_graph(request.graph)
             if isinstance(request, queries.WatchRun):
                 return await self._call(

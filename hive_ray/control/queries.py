@@ -9,6 +9,7 @@ from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
+from hive_ray.core.run import Run, status_of
 from hive_ray.state.owner import Owner, process_is_gone
 
 PAGE = 100
@@ -33,7 +34,11 @@ class WatchRun(msgspec.Struct, frozen=True, tag=True):
 
 
 class ListRuns(msgspec.Struct, frozen=True, tag=True):
-    """Runs, newest first. ``before`` is the last run id of the page before."""
+    """Runs, newest first. ``before`` is the last run id of the page before.
+
+    ``status`` may name several, with commas; ``dead_lettered`` shows those that nobody has resumed yet;
+    ``submitted_before_us`` leaves out what is younger.
+    """
 
     team: str = ""
     status: str = ""
@@ -41,6 +46,8 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
     before: str = ""
     limit: int = PAGE
     children: bool = False
+    dead_lettered: bool = False
+    submitted_before_us: int = 0
 
     def look(self, engine: Engine) -> Answer:
         lines: list[views.RunLine] = []
@@ -52,10 +59,16 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
                 continue
             if (self.team and run.team != self.team) or (self.agent and run.agent != self.agent):
                 continue
-            line = views.run_line(run)
-            if not self.status or line.status == self.status:
-                lines.append(line)
+            if self._lets_pass(engine, run):
+                lines.append(views.run_line(engine, run))
         return Answer(lines)
+
+    def _lets_pass(self, engine: Engine, run: Run) -> bool:
+        if self.dead_lettered and (not run.dead_lettered or run.id in engine.successors):
+            return False
+        if self.submitted_before_us and run.submitted_us >= self.submitted_before_us:
+            return False
+        return not self.status or status_of(run) in self.status.split(",")
 
 
 class ListApprovals(msgspec.Struct, frozen=True, tag=True):

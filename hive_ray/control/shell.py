@@ -21,7 +21,7 @@ from hive_ray.control.exchanges import Session, Waiting
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.core import events as ev
-from hive_ray.core.commands import Command, Moment, Refused, Submit
+from hive_ray.core.commands import Command, Fork, Moment, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
@@ -293,10 +293,12 @@ class Shell:
 
     def _too_busy(self, command: Command) -> Refused | None:
         """New runs are refused at a bound; a repeat of an accepted one is not new."""
-        if not isinstance(command, Submit) or self.engine.accepted(command):
+        if not isinstance(command, (Submit, Fork)) or self.engine.accepted(command):
             return None
         if self.live_runs >= self.limits.live_runs:
             return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
+        if isinstance(command, Fork):
+            return None
         pool = self.engine.entry_pool(command)
         limit = self.limits.queue_limits.get(pool, QUEUE_LIMIT)
         if self._queued(pool, limit) < limit:
@@ -521,7 +523,7 @@ def _late(shell: Shell, event: ev.LateOutcome) -> None:
     shell.counters.cost_nanousd += event.cost_nanousd
 
 
-def _submitted(shell: Shell, event: ev.RunSubmitted) -> None:
+def _submitted(shell: Shell, event: ev.RunSubmitted | ev.RunForked) -> None:
     shell.counters.runs_submitted += 1
     shell.live_runs += 1
     shell.rearm(event.run)
@@ -558,6 +560,7 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.RetryScheduled: _retried,
     ev.LateOutcome: _late,
     ev.RunSubmitted: _submitted,
+    ev.RunForked: _submitted,
     ev.ApprovalRequested: _asked,
     ev.ApprovalResolved: _asked,
     ev.NodeFailed: _node_failed,

@@ -8,6 +8,7 @@ import msgspec
 
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine
+from hive_ray.core.events import Origin
 from hive_ray.core.fleet import Agent
 from hive_ray.core.run import Run, StepStatus, Visit, status_of
 from hive_ray.core.values import Value
@@ -75,6 +76,9 @@ class RunView(msgspec.Struct, frozen=True):
     outputs: dict[str, Value] = {}
     segments: tuple[int, ...] = ()
     traceparent: str = ""
+    origin: Origin | None = None
+    resumed_as: str = ""
+    """The run that was resumed in its place."""
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -90,6 +94,10 @@ class RunLine(msgspec.Struct, frozen=True):
     finished_us: int
     spent_nanousd: int
     parent: str
+    origin: str = ""
+    """The run that it was forked from."""
+    dead_lettered: bool = False
+    resumed_as: str = ""
 
 
 class AgentView(msgspec.Struct, frozen=True):
@@ -119,7 +127,7 @@ def answer(engine: Engine, result: Run | Agent | Refused) -> Answer:
         case Refused():
             return Answer(refused=result)
         case Run():
-            return Answer(run_view(result, engine.graphs.get(result.graph)))
+            return Answer(run_view(engine, result))
         case Agent():
             return Answer(AgentView(result.name, result.graph, result.at_us))
 
@@ -128,11 +136,12 @@ def run_answer(engine: Engine, run_id: str) -> Answer:
     run = engine.runs.get(run_id)
     if run is None:
         return Answer(refused=Refused("not_found", f"no run {run_id}"))
-    return Answer(run_view(run, engine.graphs.get(run.graph)))
+    return Answer(run_view(engine, run))
 
 
-def run_view(run: Run, graph: CompiledGraph | None) -> RunView:
+def run_view(engine: Engine, run: Run) -> RunView:
     """Everything about one run."""
+    graph = engine.graphs.get(run.graph)
     return RunView(
         run.id,
         run.request_id,
@@ -162,6 +171,8 @@ def run_view(run: Run, graph: CompiledGraph | None) -> RunView:
         {key: run.memory[key] for key in run.output_keys if key in run.memory},
         tuple(run.segments),
         run.traceparent,
+        run.origin,
+        engine.successors.get(run.id, ""),
     )
 
 
@@ -216,7 +227,7 @@ def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
     ]
 
 
-def run_line(run: Run) -> RunLine:
+def run_line(engine: Engine, run: Run) -> RunLine:
     return RunLine(
         run.id,
         status_of(run),
@@ -228,4 +239,7 @@ def run_line(run: Run) -> RunLine:
         run.finished_us,
         run.spent_nanousd,
         run.parent,
+        run.origin.run if run.origin is not None else "",
+        run.dead_lettered,
+        engine.successors.get(run.id, ""),
     )

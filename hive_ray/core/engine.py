@@ -203,6 +203,8 @@ class Engine:
 
     def accepted(self, command: Submit | Fork) -> bool:
         """Whether this very submission (its run id or its key) was accepted before."""
+        if isinstance(command, Fork) and command.origin.resumes and command.origin.run in self.successors:
+            return True
         key = f"{command.team}/{command.idempotency_key}"
         return command.run in self.runs or (bool(command.idempotency_key) and key in self.fleet.submissions)
 
