@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import abc
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -28,6 +29,7 @@ A secret is written as a reference, never as its value: `env:NAME` (an environme
 ```yaml
 environment: production
 state: {url: "s3://acme-agents/hive"}
+keys: {key: "env:HIVE_RAY_KEY"}
 models:
   fast: {provider: openai, model: gpt-4o-mini, api_key: "env:OPENAI_API_KEY"}
   local: {provider: openai-compatible, model: smollm2, base_url: "http://127.0.0.1:8080/v1",
@@ -56,8 +58,7 @@ def _section(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         inner = _model_in(info.annotation)
         if inner is not None:
-            by_name = ".NAME" if get_args(info.annotation) else ""
-            nested.append((f"{prefix}{name}{by_name}", inner))
+            nested.append((f"{prefix}{name}{_many(info.annotation)}", inner))
         meaning = info.description or _prose(inner.__doc__ or "" if inner else "")
         yield f"| `{name}` | {_default(info)} | {_prose(meaning)} |"
     yield ""
@@ -70,6 +71,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
+
+
+def _many(annotation: Any) -> str:
+    """How one of several sections under a key is told apart: by name, by position, or not at all."""
+    return {abc.Mapping: ".NAME", tuple: "[]"}.get(get_origin(annotation), "")
 
 
 def _default(info: FieldInfo) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import yaml
 from pydantic import (
@@ -125,6 +125,48 @@ class StateSettings(Section):
     @classmethod
     def _no_literal_secrets(cls, options: Mapping[str, str | SecretRef]) -> Mapping[str, str | SecretRef]:
         return _without_literal_secrets(options)
+
+
+class VaultSettings(Section):
+    """A key in the transit engine of HashiCorp Vault or OpenBao."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://.")]
+    """Address of the server, without `/v1`."""
+    key: Name
+    """Name of the transit key."""
+    token: Secret
+    """Reference to a token that may use it. It is read at each use: renew it in its file."""
+    mount: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")] = "transit"
+    """Path at which the transit engine is mounted."""
+    timeout_s: PositiveFloat = 10.0
+    """Seconds for one call, further tries included."""
+    ca_file: str = ""
+    """Certificates to trust; by default the system's."""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _absolute_file(cls, path: str, info: ValidationInfo) -> str:
+        return _absolute(path, info) if path else path
+
+
+class KeysSettings(Section):
+    """The key that seals all content at rest. Keep a copy of it: without it no content can be read."""
+
+    key: Secret | None = None
+    """Reference to a key of 256 bits, as 64 hexadecimal digits or base64 (`openssl rand -hex 32`). A state in
+    a `file:` folder has one by itself: `../keys/<folder>.key` beside it, made by the first `up`."""
+    vault: VaultSettings | None = None
+    """Let Vault hold the key instead."""
+    old_keys: tuple[Secret, ...] = ()
+    """Earlier keys, for reading. After `hive-ray keys rotate` nothing needs them any more."""
+    old_vaults: tuple[VaultSettings, ...] = ()
+    """Earlier keys in Vault, for reading."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> KeysSettings:
+        if self.key is not None and self.vault is not None:
+            _refuse("key and vault at a time", "keep one; the earlier one goes to old_keys or old_vaults")
+        return self
 
 
 class WorkersSettings(Section):
@@ -350,6 +392,7 @@ class Settings(Section):
     environment: Name = "local"
     """Name of this installation; a state URL belongs to one environment."""
     state: StateSettings = StateSettings()
+    keys: KeysSettings = KeysSettings()
     pools: Mapping[Name, PoolSettings] = Field(default_factory=dict, validate_default=True)
     """Pools by name. `function`, `tool` and `llm` exist always; naming them changes their defaults."""
     models: Mapping[Name, ModelSettings] = {}
@@ -423,6 +466,9 @@ def _references(value: Any) -> Iterator[SecretRef]:
                 yield from _references(inner)
         case Mapping():
             for inner in value.values():
+                yield from _references(inner)
+        case tuple():
+            for inner in cast("tuple[Any, ...]", value):
                 yield from _references(inner)
         case _:
             pass

@@ -6,12 +6,15 @@
     │   ├── ConfigError         hive.yaml or an option; names the key
     │   ├── InputError          a run's input does not fit
     │   ├── NotFound            no run, approval, agent or pool of that name
-    │   └── Conflict            the request contradicts what is already decided
+    │   ├── Conflict            the request contradicts what is already decided
+    │   └── KeysRefused         the configured keys do not open this state
     ├── Overloaded              a queue is full; retry after ``retry_after_s``
     ├── Unavailable             a part is not ready (controller recovering, store away)
+    │   └── KeysUnavailable     whoever holds the key does not answer, or does not accept our token
     ├── StoreError              the object store failed
     │   ├── AlreadyExists       create-if-absent found an object
     │   ├── ObjectMissing       no object of that name
+    │   ├── KeyErased           the content's key was erased on purpose; it cannot be read any more
     │   ├── StoreRefused        the store cannot hold a journal (start-up probe)
     │   └── Corrupt             an object that cannot be read; names it
     └── Fenced                  a newer controller owns the journal; this one must end
@@ -84,6 +87,10 @@ class Conflict(UserError):
     """The request contradicts a decision that already stands."""
 
 
+class KeysRefused(UserError):
+    """The configured keys do not open this state; nothing was written."""
+
+
 class Overloaded(HiveError):
     """A bounded queue is full."""
 
@@ -96,6 +103,10 @@ class Unavailable(HiveError):
     """A part of the system is not ready yet; the same request may be repeated."""
 
 
+class KeysUnavailable(Unavailable):
+    """Whoever holds the key does not answer, or does not accept our token; nothing was written."""
+
+
 class StoreError(HiveError):
     """The object store failed; the operation may or may not have happened."""
 
@@ -106,6 +117,10 @@ class AlreadyExists(StoreError):
 
 class ObjectMissing(StoreError):
     """No object of that name."""
+
+
+class KeyErased(StoreError):
+    """The key of a content was erased: the run ended, or was forgotten. It is gone for good."""
 
 
 class StoreRefused(StoreError):

@@ -13,6 +13,7 @@ from tests.servers.aimock import AimockServer, Fixture
 from tests.servers.effects import CountingServer, SmtpServer
 from tests.servers.mcp import EverythingServer
 from tests.servers.moto_s3 import MotoS3Server
+from tests.servers.vault import VaultServer
 
 # Before anything imports Ray: else ray.init writes a token into the home folder, and reports usage.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -57,6 +58,13 @@ def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoS3Server]:
 def mcp_everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EverythingServer]:
     """One MCP server on streamable HTTP for the session."""
     with EverythingServer(tmp_path_factory.mktemp("everything")) as server:
+        yield server
+
+
+@pytest.fixture
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
+    """A Vault whose transit engine has the key ``hive``."""
+    with VaultServer(tmp_path_factory.mktemp("vault")) as server:
         yield server
 
 

@@ -1,19 +1,22 @@
 """Content too large for a journal row, addressed by a keyed digest of itself; and graphs by their hash.
 
 Writing the same content twice is writing it once, so a blob may be written before the report that
-refers to it, and again after a crash.
+refers to it, and again after a crash. Blobs of a run's conversation are ``c-…``, its others ``r-…``; those
+without either are plain.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 
+from hive_ray.core.keys import NO_KEY, is_conversation_key
 from hive_ray.errors import AlreadyExists, Corrupt
-from hive_ray.state.content import ContentCodec
+from hive_ray.state.content import ContentCodec, key_of
 from hive_ray.state.store import Store
 
 
@@ -24,9 +27,14 @@ class BlobRef(msgspec.Struct, frozen=True):
     size: int
 
 
+def blob_folder(run: str) -> str:
+    """Where a run's blobs lie; runs share none, so that one can be forgotten alone."""
+    return f"blobs/{run}/"
+
+
 def blob_name(run: str, digest: str) -> str:
-    """The object that holds a run's blob; runs share none, so that one can be forgotten alone."""
-    return f"blobs/{run}/{digest}"
+    """The object that holds a run's blob."""
+    return f"{blob_folder(run)}{digest}"
 
 
 def graph_name(graph_hash: str) -> str:
@@ -38,31 +46,57 @@ class Blobs:
     """Blobs and graphs in a store.
 
     Digests are keyed, so that a name does not betray a content that somebody guesses.
+
+    Args:
+        plain_key: keys the digests of plain blobs.
+        secret: the secret that keys those of sealed ones.
     """
 
-    def __init__(self, store: Store, codec: ContentCodec, digest_key: bytes) -> None:
+    def __init__(
+        self,
+        store: Store,
+        codec: ContentCodec,
+        plain_key: bytes,
+        secret: Callable[[], bytes] | None = None,
+    ) -> None:
         self._store = store
         self._codec = codec
-        self._key = digest_key
+        self._plain_key = plain_key
+        self._secret = secret or (lambda: plain_key)
 
-    def put(self, run: str, data: bytes) -> BlobRef:
-        """Write a blob, durable on return, unless it is there already."""
-        digest = self._digest(data)
+    def put(self, run: str, data: bytes, key: bytes = NO_KEY) -> BlobRef:
+        """Write a blob under a key of its run, durable on return, unless it is there already."""
+        digest = self._sealed_digest(run, data, key) if key else self._plain_digest(data)
         name = blob_name(run, digest)
-        self._create(name, self._codec.seal(data, (run, "blob", digest)))
+        self._create(name, self._codec.seal(data, (run, "blob", digest), key))
         return BlobRef(name, len(data))
 
     def get(self, ref: BlobRef) -> bytes:
-        """Read a blob; raises ``Corrupt`` if it is not what was written, ``ObjectMissing`` if it is gone."""
+        """Read a blob.
+
+        Raises:
+            Corrupt: it is not what was written.
+            ObjectMissing, KeyErased: it is gone.
+        """
         _, run, digest = ref.name.split("/")
-        data = self._codec.open(self._store.get(ref.name), (run, "blob", digest))
-        if len(data) != ref.size or not hmac.compare_digest(self._digest(data), digest):
+        found = self._store.get(ref.name)
+        data = self._codec.open(found, (run, "blob", digest))
+        # A sealed one is authentic if it opens: its name is part of what was sealed.
+        whole = bool(key_of(found)) or hmac.compare_digest(self._plain_digest(data), digest)
+        if len(data) != ref.size or not whole:
             raise Corrupt(ref.name, "its content does not have the digest in its name")
         return data
 
-    def put_graph(self, graph_hash: str, data: bytes) -> None:
+    def delete_of(self, run: str) -> int:
+        """Remove all blobs of a run; returns how many there were."""
+        names = self._store.list(blob_folder(run))
+        for name in names:
+            self._store.delete(name)
+        return len(names)
+
+    def put_graph(self, graph_hash: str, data: bytes, key: bytes = NO_KEY) -> None:
         """Write a graph under the hash of its content, unless it is there already."""
-        self._create(graph_name(graph_hash), self._codec.seal(data, ("graph", graph_hash)))
+        self._create(graph_name(graph_hash), self._codec.seal(data, ("graph", graph_hash), key))
 
     def get_graph(self, graph_hash: str) -> bytes:
         """Read a graph; raises ``ObjectMissing``."""
@@ -72,5 +106,13 @@ class Blobs:
         with suppress(AlreadyExists):
             self._store.create(name, data)
 
-    def _digest(self, data: bytes) -> str:
-        return hashlib.blake2b(data, digest_size=32, key=self._key).hexdigest()
+    def _plain_digest(self, data: bytes) -> str:
+        return hashlib.blake2b(data, digest_size=32, key=self._plain_key).hexdigest()
+
+    def _sealed_digest(self, run: str, data: bytes, key: bytes) -> str:
+        # The run and the kind count too: equal contents of two runs, or of one run under both of its keys,
+        # must neither share an object nor be seen to be equal.
+        kind = "c" if is_conversation_key(key) else "r"
+        digest = hashlib.blake2b(f"{run}/{kind}/".encode(), digest_size=32, key=self._secret())
+        digest.update(data)
+        return f"{kind}-{digest.hexdigest()}"

@@ -2,16 +2,27 @@
 
 Content is what a run is about (inputs, outputs, memory, arguments, error texts, forms, graphs), as opposed
 to facts about it (kinds, times, costs), which stay readable. Every sealed value begins with a version
-byte; empty content stays empty.
+byte; empty content stays empty. Version 0 is plain. Version 1 is AES-256-GCM (NIST SP 800-38D): the key's
+reference (10 bytes), a random nonce (12 bytes), the ciphertext with its tag (16 bytes longer than the
+content).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
+
+from hive_ray.core.keys import NO_KEY, REF_BYTES
 from hive_ray.errors import StoreError
+from hive_ray.state.keyring import Keyring
 
 PLAIN = b"\x00"
+SEALED = b"\x01"
+NONCE_BYTES = 12
+_HEAD = 1 + REF_BYTES
+_BODY = _HEAD + NONCE_BYTES
 
 
 class ContentCodec(Protocol):
@@ -21,30 +32,75 @@ class ContentCodec(Protocol):
     that turns up in another place does not open.
     """
 
-    def seal(self, data: bytes, aad: tuple[str, ...]) -> bytes:
-        """Return the stored form of ``data``."""
+    def seal(self, data: bytes, aad: tuple[str, ...], key: bytes = NO_KEY) -> bytes:
+        """Return the stored form of ``data``, under the key of that reference (``hive_ray.core.keys``)."""
         ...
 
     def open(self, data: bytes, aad: tuple[str, ...]) -> bytes:
-        """Return what was sealed for this place; raises ``StoreError`` if that cannot be done."""
+        """Return what was sealed for this place.
+
+        Raises:
+            KeyErased: its key was erased: the content is gone on purpose.
+            StoreError: it cannot be opened for another reason.
+        """
         ...
 
 
 class PlainCodec:
     """Content as it is, behind version byte 0."""
 
-    def seal(self, data: bytes, aad: tuple[str, ...]) -> bytes:
+    def seal(self, data: bytes, aad: tuple[str, ...], key: bytes = NO_KEY) -> bytes:
         """Return the stored form of ``data``."""
         return PLAIN + data if data else b""
 
     def open(self, data: bytes, aad: tuple[str, ...]) -> bytes:
         """Return what was sealed."""
+        if data[:1] > PLAIN:
+            raise _unknown(data, aad)
+        return data[1:]
+
+
+class SealingCodec:
+    """Content sealed with the keys of a keyring; without a key it stays plain."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._cipher = keyring.cipher
+
+    def seal(self, data: bytes, aad: tuple[str, ...], key: bytes = NO_KEY) -> bytes:
+        """Return the stored form of ``data``."""
         if not data:
             return b""
-        if data[:1] != PLAIN:
-            place = "/".join(aad)
-            raise StoreError(
-                f"content of {place} is sealed in form {data[0]}, which this release cannot open; "
-                "start the release that wrote it, or a newer one"
-            )
+        if not key:
+            return PLAIN + data
+        nonce = os.urandom(NONCE_BYTES)
+        return b"".join((SEALED, key, nonce, self._cipher(key).encrypt(nonce, data, "\0".join(aad).encode())))
+
+    def open(self, data: bytes, aad: tuple[str, ...]) -> bytes:
+        """Return what was sealed for this place."""
+        version = data[:1]
+        if version == SEALED:
+            return self._opened(data, aad)
+        if version > SEALED:
+            raise _unknown(data, aad)
         return data[1:]
+
+    def _opened(self, data: bytes, aad: tuple[str, ...]) -> bytes:
+        cipher = self._cipher(data[1:_HEAD])
+        try:
+            return cipher.decrypt(data[_HEAD:_BODY], data[_BODY:], "\0".join(aad).encode())
+        except (InvalidTag, ValueError) as error:
+            raise StoreError(
+                f"content of {'/'.join(aad)} does not open: it was changed, or belongs to another place"
+            ) from error
+
+
+def key_of(data: bytes) -> bytes:
+    """The reference to the key under which a stored value lies; empty for plain ones."""
+    return data[1:_HEAD] if data[:1] == SEALED else NO_KEY
+
+
+def _unknown(data: bytes, aad: tuple[str, ...]) -> StoreError:
+    return StoreError(
+        f"content of {'/'.join(aad)} is sealed in form {data[0]}, which this release cannot open; "
+        "start the release that wrote it, or a newer one"
+    )
