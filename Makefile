@@ -9,7 +9,7 @@ READY := .venv/.ready
 LOCKS := requirements/uv.txt requirements/dev.txt requirements/local-llm-model.txt \
          tests/servers/package.json tests/servers/package-lock.json
 
-.PHONY: help setup demo test check bench dist lock clean ceph-packages
+.PHONY: help setup demo test check bench dist golden lock clean ceph-packages
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -57,6 +57,9 @@ ceph-packages:  ## as root on Debian: Ceph's gateway, a second S3 server for cha
 
 dist: setup  ## build the wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel
+
+golden: setup  ## the golden files of a release: make golden RELEASE=0.2.0 COMMIT=v0.2.0
+	$(BIN)/python -m tests.golden.make $(RELEASE) $(COMMIT)
 
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal \
            --python-version 3.11 --no-header

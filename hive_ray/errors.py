@@ -16,6 +16,7 @@
     │   ├── ObjectMissing       no object of that name
     │   ├── KeyErased           the content's key was erased on purpose; it cannot be read any more
     │   ├── StoreRefused        the store cannot hold a journal (start-up probe)
+    │   ├── StateRefused        a copy, or another environment's state: not to be worked on here
     │   └── Corrupt             an object that cannot be read; names it
     └── Fenced                  a newer controller owns the journal; this one must end
 
@@ -125,6 +126,10 @@ class KeyErased(StoreError):
 
 class StoreRefused(StoreError):
     """The store cannot carry a journal: create-if-absent or durability is missing."""
+
+
+class StateRefused(StoreError):
+    """The state is not this installation's to work on: a copy, or of another environment."""
 
 
 class Corrupt(StoreError):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 from zipfile import ZipFile
@@ -13,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 REPO = Path(__file__).parents[1]
+VERSION = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def test_the_wheel_ships_both_packages_and_nothing_else(wheel: Path):
     names = ZipFile(wheel).namelist()
 
     assert set(tracked) <= set(names)
-    assert {name.split("/")[0] for name in names} == {"hive_ray", "serve", "hive_ray-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"hive_ray", "serve", f"hive_ray-{VERSION}.dist-info"}
 
 
 def test_the_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path):
