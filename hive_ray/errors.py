@@ -18,6 +18,7 @@
     │   ├── StoreRefused        the store cannot hold a journal (start-up probe)
     │   ├── StateRefused        a copy, or another environment's state: not to be worked on here
     │   └── Corrupt             an object that cannot be read; names it
+    │       └── TooNew          a newer release wrote it
     └── Fenced                  a newer controller owns the journal; this one must end
 
 Outcomes that are expected in normal work (a failed step, an exhausted budget) are values, not
@@ -135,13 +136,25 @@ class StateRefused(StoreError):
 class Corrupt(StoreError):
     """An object's content cannot be trusted; ``name`` tells which."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}; restore this object from a backup before starting again")
+    def __init__(
+        self, name: str, why: str, remedy: str = "restore this object from a backup before starting again"
+    ) -> None:
+        super().__init__(f"{name}: {why}; {remedy}")
         self.name = name
         self.why = why
+        self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type[Corrupt], tuple[str, str]]:
-        return type(self), (self.name, self.why)
+    def __reduce__(self) -> tuple[type[Corrupt], tuple[str, str, str]]:
+        return type(self), (self.name, self.why, self.remedy)
+
+
+class TooNew(Corrupt):
+    """A newer release wrote it, in a form that this one does not know."""
+
+    def __init__(
+        self, name: str, why: str, remedy: str = "start the release that wrote it, or a newer one"
+    ) -> None:
+        super().__init__(name, why, remedy)
 
 
 class Fenced(HiveError):

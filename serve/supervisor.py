@@ -26,9 +26,19 @@ from hive_ray import config
 from hive_ray.config import SecretRef, Settings
 from hive_ray.control.launch import Said, UpOptions, free_port, say
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, clean, is_alive, refuse_second
-from hive_ray.errors import ConfigError, Conflict, Fault, FaultsError, HiveError, StoreError, Unavailable
+from hive_ray.errors import (
+    ConfigError,
+    Conflict,
+    Fault,
+    FaultsError,
+    HiveError,
+    StateRefused,
+    StoreError,
+    Unavailable,
+)
 from hive_ray.observe.logging import configure
 from hive_ray.state.access import open_state
+from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import process_start
 
 log = logging.getLogger("hive_ray.supervisor")
@@ -261,10 +271,11 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _check_store(settings: Settings) -> None:
-    """Probe the store, for a bounded time.
+    """Probe the store and look whose state it holds, for a bounded time.
 
     Raises:
         ConfigError: it does not answer, or cannot hold a journal.
+        StateRefused: it holds a copy, or another environment's state.
     """
     failed: list[StoreError] = []
     store = open_state(settings)
@@ -272,6 +283,7 @@ def _check_store(settings: Settings) -> None:
     def probe() -> None:
         try:
             store.probe()
+            open_for_work(store, settings.environment, time.time_ns() // 1000)
         except StoreError as error:
             failed.append(error)
 
@@ -279,6 +291,8 @@ def _check_store(settings: Settings) -> None:
     thread.start()
     thread.join(STORE_TIMEOUT_S)
     why = f"does not answer within {STORE_TIMEOUT_S:g} s" if thread.is_alive() else ""
+    if failed and isinstance(failed[0], StateRefused):
+        raise failed[0]
     why = str(failed[0]) if failed else why
     if why:
         remedy = "make the store reachable and writable, or change state.url"

@@ -26,11 +26,12 @@ from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Fork, Refused, Register, Submit
 from hive_ray.core.messages import decode_attach, decode_exchange, encode
-from hive_ray.errors import Corrupt, Fenced, StoreError, Unavailable
+from hive_ray.errors import Corrupt, Fenced, StateRefused, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.observe.logging import configure
 from hive_ray.state.access import content_codec, open_blobs, open_state
 from hive_ray.state.journal import Journal, Outcome, PendingWrite, write_pending
+from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import this_process
 from hive_ray.state.store import Store
 
@@ -86,8 +87,8 @@ class ControllerImpl:
         )
         try:
             recovered = await retries(asyncio.to_thread, self._recover_once)
-        except Corrupt as error:
-            # It stays damaged until a person mends it: no restart would help.
+        except (Corrupt, StateRefused) as error:
+            # It stays so until a person mends it: no restart would help.
             self._standing = f"stopped: {error}"
             log.error("recovery stopped: %s", error)
             return
@@ -99,6 +100,7 @@ class ControllerImpl:
 
     def _recover_once(self) -> Recovered:
         self._store.probe()
+        open_for_work(self._store, self._settings.environment, time.time_ns() // 1000)
         node = ray.get_runtime_context().get_node_id()
         now_us = time.time_ns() // 1000
         owner = this_process(node, self._cluster, now_us)
@@ -346,8 +348,8 @@ def _try_write(store: Store, pending: PendingWrite) -> Outcome | Corrupt:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """The store may come back, and an owner may become stale; a damaged object stays damaged."""
-    return isinstance(error, (StoreError, Unavailable)) and not isinstance(error, Corrupt)
+    """The store may come back, and an owner may become stale; what is damaged or not ours stays so."""
+    return isinstance(error, (StoreError, Unavailable)) and not isinstance(error, (Corrupt, StateRefused))
 
 
 ControllerActor = ray.remote(concurrency_groups={"health": 4})(ControllerImpl)  # pyright: ignore[reportCallIssue]

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from hive_ray.errors import AlreadyExists, Corrupt, ObjectMissing
+from hive_ray.errors import AlreadyExists, Corrupt, ObjectMissing, TooNew
 from hive_ray.state import frames
 from hive_ray.state.store import Store
 
@@ -160,7 +160,7 @@ def read_manifest(name: str, data: bytes) -> HistoryManifest:
     try:
         version = msgspec.json.decode(raw, type=_Version).format
         if version > FORMAT:
-            raise Corrupt(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
+            raise TooNew(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
         manifest = msgspec.json.decode(raw, type=HistoryManifest)
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"no manifest of a history ({error})") from error

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from hive_ray.errors import AlreadyExists, Corrupt, ObjectMissing, StateRefused
+from hive_ray.errors import AlreadyExists, Corrupt, ObjectMissing, StateRefused, TooNew
 from hive_ray.state.store import Store
 
 LINEAGE = "lineage"
@@ -89,7 +89,7 @@ def read_lineage(store: Store) -> Lineage | None:
     try:
         version = msgspec.json.decode(data, type=_Version).format
         if version > FORMAT:
-            raise Corrupt(LINEAGE, f"written by a newer release (format {version}, this one reads {FORMAT})")
+            raise TooNew(LINEAGE, f"written by a newer release (format {version}, this one reads {FORMAT})")
         return msgspec.json.decode(data, type=Lineage)
     except msgspec.MsgspecError as error:
         raise Corrupt(LINEAGE, f"no lineage ({error})") from error
@@ -138,11 +138,6 @@ def adopt(store: Store, environment: str, now_us: int) -> Lineage:
     lineage = Lineage(_identity(store, environment, now_us), token, _file_of(store), ancestors)
     store.put(LINEAGE, msgspec.json.encode(lineage))
     return lineage
-
-
-def copied(lineage: Lineage) -> bytes:
-    """The object ``lineage`` as a backup carries it: without an anchor it opens nowhere for work."""
-    return msgspec.json.encode(lineage)
 
 
 def _create(store: Store, environment: str, now_us: int) -> Lineage:

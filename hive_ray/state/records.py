@@ -8,7 +8,7 @@ import msgspec
 
 from hive_ray.core.events import EVENTS, NOTHING, Draft, Event
 from hive_ray.core.messages import StepContent
-from hive_ray.errors import Corrupt
+from hive_ray.errors import Corrupt, TooNew
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.segments import Columns, Row
 
@@ -84,7 +84,7 @@ def decode_event(name: str, row: Row) -> Event | None:
     if decode is None:
         if row.kind == "EpochClaimed":
             return None
-        raise Corrupt(name, f"holds an event of kind {row.kind}, which this release does not know")
+        raise TooNew(name, f"holds an event of kind {row.kind}, which this release does not know")
     try:
         return decode(row.body)
     except msgspec.MsgspecError as error:

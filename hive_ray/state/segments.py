@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from hive_ray.errors import Corrupt
+from hive_ray.errors import Corrupt, TooNew
 from hive_ray.state import frames
 
 FORMAT = 1
@@ -152,7 +152,7 @@ def _header(name: str, metadata: Any) -> SegmentHeader:
     try:
         version = _VERSIONS.decode(raw).format
         if version > FORMAT:
-            raise Corrupt(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
+            raise TooNew(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
         header = _HEADER_READER.decode(raw)
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"header cannot be read ({error})") from error

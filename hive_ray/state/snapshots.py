@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from hive_ray.errors import AlreadyExists, Corrupt, StoreError
+from hive_ray.errors import AlreadyExists, Corrupt, StoreError, TooNew
 from hive_ray.state import frames
 from hive_ray.state.reading import read_in_order, read_listed, read_range
 from hive_ray.state.store import Store
@@ -362,7 +362,7 @@ def _manifest_head(name: str, raw: bytes) -> _Head:
     try:
         version = msgspec.json.decode(raw, type=_VersionHead).header.format
         if version > FORMAT:
-            raise Corrupt(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
+            raise TooNew(name, f"written by a newer release (format {version}, this one reads {FORMAT})")
         return msgspec.json.decode(raw, type=_Head)
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"no snapshot's table of contents ({error})") from error
