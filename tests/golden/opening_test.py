@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from hive_ray.config import Settings
-from hive_ray.control.views import RunView, run_view
+from hive_ray.control.views import RunView, run_answer
 from hive_ray.core.commands import Command, Complete, Resolve, Resume
 from hive_ray.core.messages import AttachRequest, Lease, Outcome, StepContent, WorkerInfo, encode
 from hive_ray.core.run import Run
@@ -53,8 +53,7 @@ class Golden:
         self._sessions: dict[str, tuple[str, int]] = {}
 
     def view(self, run_id: str) -> RunView:
-        run = self.driver.engine.runs[run_id]
-        return run_view(run, self.driver.engine.graphs.get(run.graph))
+        return run_answer(self.driver.engine, run_id).value
 
     def outputs(self, view: RunView) -> dict[str, Any]:
         return {key: self._value(value) for key, value in view.outputs.items()}
