@@ -131,7 +131,7 @@ def agent(view: AgentView) -> dict[str, Json]:
 
 _INSIDE = (
     *("run", "node", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent"),
-    *("floor", "ancestors", "edge", "edges", "targets", "dropped"),
+    *("floor", "ancestors", "edge", "edges", "targets", "dropped", "inputs"),
 )
 """Fields of the run as a whole, and positions that mean something to the core only."""
 

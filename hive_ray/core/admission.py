@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hive_ray.core import agent_loop
+from hive_ray.core import agent_loop, bounds
 from hive_ray.core.messages import StepKind
 from hive_ray.core.run import Run, Step, Visit
 from hive_ray.core.values import Value
@@ -33,34 +33,14 @@ MTOK = 1_000_000
 
 
 def worst_case_nanousd(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
-    """Strict upper bound on what an attempt can cost.
-
-    Without a tokenizer a byte of text counts as a token, at the dearest class; in a conversation the
-    bound is the last measured input and output plus the bytes that joined since.
-    """
-    if step.kind is StepKind.LLM:
-        return _llm_bound(node.model, visit, inputs) if node.model else 0
-    if step.kind is StepKind.DECIDE:
-        written = [run.memory[key] for key in node.output_keys if key in run.memory]
-        return (
-            _price(node.model, _prompt_tokens(node.model, [*inputs.values(), *written])) if node.model else 0
-        )
+    """Strict upper bound on what an attempt can cost."""
+    if step.kind is StepKind.LLM or step.kind is StepKind.DECIDE:
+        model = node.model
+        return _price(model, bounds.prompt_tokens(run, node, visit, step, inputs)) if model else 0
     if step.turn >= 0:
         tool = agent_loop.tool_plan(node, step.name)
         return tool.cost_nanousd if tool else 0
     return node.cost_nanousd
-
-
-def _llm_bound(model: ModelPlan, visit: Visit, inputs: dict[str, Value]) -> int:
-    loop = visit.loop
-    if loop is not None and loop.measured_tokens:
-        return _price(model, loop.measured_tokens + loop.appended_bytes)
-    said = [turn.value for turn in loop.conversation] if loop is not None else []
-    return _price(model, _prompt_tokens(model, [*inputs.values(), *said]))
-
-
-def _prompt_tokens(model: ModelPlan, values: list[Value]) -> int:
-    return model.prompt_bytes + sum(value.size for value in values)
 
 
 def _price(model: ModelPlan, tokens: int) -> int:

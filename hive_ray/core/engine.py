@@ -11,7 +11,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hive_ray.core import admission, agent_loop, children, fleet, forking, lifecycle, people, routing, steps
+from hive_ray.core import (
+    admission,
+    agent_loop,
+    bounds,
+    children,
+    fleet,
+    forking,
+    lifecycle,
+    people,
+    routing,
+    steps,
+)
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.commands import (
@@ -39,7 +50,7 @@ from hive_ray.core.messages import (
     decode_outcome_content,
 )
 from hive_ray.core.run import Run, Step, StepStatus, Visit
-from hive_ray.graph.compiled import CompiledGraph, NodeKind
+from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
 
 SCAN_LIMIT = 64
 """Stale or waiting queue entries looked at before an exchange gives up for this time."""
@@ -507,6 +518,7 @@ class Engine:
             worker.name,
             self.fleet.epoch,
             answer.reserved_nanousd,
+            bounds.checksum(inputs) if visit.loop is not None and step.kind is StepKind.LLM else 0,
         )
         self._record([Draft(event)], now)
         return self._lease(run, graph, visit, step, inputs)
@@ -556,7 +568,17 @@ class Engine:
             run.team,
             run.agent,
             run.traceparent,
+            self._prompt_limit(run, node, visit, step, inputs),
         )
+
+    def _prompt_limit(
+        self, run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Any]
+    ) -> int:
+        """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
+        asks = step.kind is StepKind.LLM or step.kind is StepKind.DECIDE
+        if not asks or self._payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
+            return 0
+        return bounds.prompt_bytes(run, node, visit, step, inputs)
 
     # --- moving on -------------------------------------------------------------------------------
 

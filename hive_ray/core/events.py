@@ -211,6 +211,8 @@ class StepStarted(Event, frozen=True, gc=False):
     worker: str
     epoch: int
     reserved_nanousd: int = 0
+    inputs: int = 0
+    """Checksum of the inputs that an agent loop's LLM is shown; 0 of other steps."""
 
 
 class LeaseReturned(Event, frozen=True, gc=False):

@@ -40,6 +40,8 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     call_id: str = ""
     name: str = ""
     failed: bool = False
+    answers: int = -1
+    """Calls in an assistant's message, each of which is answered; -1: written by 0.1.0, not counted."""
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -66,6 +68,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     team: str = ""
     agent: str = ""
     traceparent: str = ""
+    prompt_bytes: int = 0
+    """Most bytes that the LLM may be sent: so much is reserved. 0: the reservation rests on tokens."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:
@@ -120,6 +124,8 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """JSON Schema (bytes) of the answer that an approval waits for."""
     state: bytes = b""
     """Msgpack of the run's state from which a fork goes on."""
+    answers: int = -1
+    """As in ``Turn``, of ``delta``."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):

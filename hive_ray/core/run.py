@@ -61,6 +61,8 @@ class Step(msgspec.Struct, array_like=True):
     delay_us: int = 0
     turn: int = -1
     """Which tool call of the turn; -1 for others."""
+    inputs: int = 0
+    """Checksum of the inputs of the attempt under way (LLM steps of agent loops)."""
 
 
 class Loop(msgspec.Struct, array_like=True):
@@ -84,7 +86,11 @@ class Loop(msgspec.Struct, array_like=True):
     measured_tokens: int = 0
     """Input and output of the last LLM call: the next one cannot start from less."""
     appended_bytes: int = 0
-    """Bytes that joined the conversation since."""
+    """Bytes that joined the conversation since, as 0.1.0 counts them; ``core.bounds`` counts for itself."""
+    measured_turns: int = 0
+    """So many turns of the conversation are in ``measured_tokens``."""
+    measured_inputs: int = 0
+    """Checksum of the inputs that are in ``measured_tokens``."""
 
 
 class Wait(msgspec.Struct, array_like=True):
@@ -367,6 +373,7 @@ def _step_started(run: Run, event: ev.StepStarted, content: StepContent, at_us: 
     step.attempt = event.attempt
     step.worker = event.worker
     step.reserved_nanousd = event.reserved_nanousd
+    step.inputs = event.inputs
     run.reserved_nanousd += event.reserved_nanousd
     run.attempts += 1
     run.status = RunStatus.RUNNING
@@ -414,7 +421,7 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
         return
     loop.turns += 1
     if content.delta is not None:
-        loop.conversation.append(Turn("assistant", content.delta))
+        loop.conversation.append(Turn("assistant", content.delta, answers=content.answers))
     loop.outputs.update(content.outputs)
     loop.facts.update(content.facts)
     loop.calls = list(content.calls)
@@ -428,6 +435,8 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
     if usage is not None:
         loop.measured_tokens = usage.input_tokens + usage.output_tokens
         loop.appended_bytes = 0
+        loop.measured_turns = len(loop.conversation)
+        loop.measured_inputs = step.inputs
 
 
 def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:

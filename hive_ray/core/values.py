@@ -24,6 +24,8 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How many items the blob's list has: a map counts them without reading it."""
     item: int = -1
     """The value is this item of the blob's list."""
+    json_bytes: int = -1
+    """Bytes of the whole blob as JSON, which can be six times ``size``; -1: nobody measured it."""
 
     def whole_or_item(self, decoded: Any) -> Any:
         """What the value stands for, out of the decoded blob."""
@@ -32,7 +34,8 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 def stored(value: Any, blob: str, size: int) -> Value:
     """The reference to a value that was written as a blob."""
-    return Value(b"", blob, size, len(value) if isinstance(value, list) else -1)
+    items = len(value) if isinstance(value, list) else -1
+    return Value(b"", blob, size, items, json_bytes=len(msgspec.json.encode(value)))
 
 
 def inline(value: Any) -> Value:

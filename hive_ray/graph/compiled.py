@@ -69,15 +69,20 @@ class ModelPlan(msgspec.Struct, frozen=True):
     """What an LLM step needs, and what bounds its cost before it starts.
 
     Prices are nano-dollars per million tokens at the dearest class that can apply; the strict bound
-    of a call is ``(prompt_bytes + bytes of inputs) * input_price + max_tokens * output_price``.
+    of a call is ``core.bounds.prompt_tokens(…) * input_price + max_tokens * output_price``.
     """
 
     model: str
     max_tokens: int
     prompt_bytes: int
+    """Of all that the node's step sends whatever its inputs are."""
     input_nanousd_per_mtok: int = 0
     output_nanousd_per_mtok: int = 0
     temperature: float | None = None
+    decide_bytes: int = 0
+    """The same of the step that chooses among the node's edges."""
+    mentions: dict[str, int] | None = None
+    """How often the prompts show each input; ``None`` in plans of 0.1.0, which did not count."""
 
 
 class ToolPlan(msgspec.Struct, frozen=True):

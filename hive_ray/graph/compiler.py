@@ -19,6 +19,7 @@ from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ModelIn
 from hive_ray.graph.findings import Finding, Findings, Severity
 from hive_ray.graph.hive_format import SUBGRAPH_DEPTH_LIMIT
 from hive_ray.graph.node_plans import NodeContext, plan_node
+from hive_ray.graph.prompts import measured
 from hive_ray.graph.reachability import back_arcs, reachable, reached_from
 from hive_ray.graph.spec import GraphSpec, nearest
 from hive_ray.graph.tables import Tables
@@ -204,6 +205,7 @@ def _assembled(
         identity_prompt=spec.identity_prompt, continuous=spec.conversation_mode == "continuous",
         subgraphs=tuple(bodies.values()), name=spec.name, input_keys=_input_keys(spec, entry, nodes, edges),
     )  # fmt: skip
+    graph = measured(graph)
     return msgspec.structs.replace(graph, version=content_hash(graph))
 
 

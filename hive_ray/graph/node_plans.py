@@ -218,7 +218,7 @@ def _model(node: NodeSpec, index: int, context: NodeContext) -> ModelPlan | None
     chosen = context.decided.get(index, [])
     if node.node_type not in _LLM and not is_llm_router(node) and not chosen:
         return None
-    return plan_model(node, context.spec, chosen, context.environment, context.findings)
+    return plan_model(node, context.spec, context.environment, context.findings)
 
 
 def _tools(node: NodeSpec, context: NodeContext) -> tuple[ToolPlan, ...]:

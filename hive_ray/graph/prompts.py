@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, cast
 
+import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from hive_ray.graph.compiled import EdgePlan, ModelPlan
+from hive_ray.graph import wording
+from hive_ray.graph.compiled import CompiledGraph, ModelPlan, NodePlan
 from hive_ray.graph.environment import CompileEnvironment, ModelInfo
 from hive_ray.graph.findings import Findings
 from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
@@ -69,21 +72,19 @@ def _without_flag(field: Mapping[str, Json]) -> dict[str, Json]:
 def plan_model(
     node: NodeSpec,
     spec: GraphSpec,
-    chosen: Sequence[EdgePlan],
     environment: CompileEnvironment,
     findings: Findings,
 ) -> ModelPlan:
-    """The model, its prices and the bytes of a call; faults if model or price is unknown.
+    """The model, its prices and the bytes of its tools; faults if model or price is unknown.
 
-    Args:
-        chosen: the ``llm_decide`` edges of the node; their descriptions are shown to the model.
+    ``measured`` adds the bytes of the texts when the graph is complete.
     """
     name = node.model or spec.default_model or environment.default_model
     info = _model_info(node, name, environment, findings)
     return ModelPlan(
         model=name,
         max_tokens=node.max_tokens or spec.max_tokens or (info.max_tokens if info else MAX_TOKENS),
-        prompt_bytes=_prompt_bytes(node, spec, chosen, environment),
+        prompt_bytes=sum(_tool_bytes(tool, environment) for tool in node.tools) + FIXED_PROMPT_BYTES,
         input_nanousd_per_mtok=(info and info.input_nanousd_per_mtok) or 0,
         output_nanousd_per_mtok=(info and info.output_nanousd_per_mtok) or 0,
         temperature=node.temperature,
@@ -109,17 +110,24 @@ def _model_info(
     return info
 
 
-def _prompt_bytes(
-    node: NodeSpec, spec: GraphSpec, chosen: Sequence[EdgePlan], environment: CompileEnvironment
-) -> int:
-    schema = canonical_json(_from_hive(node.output_schema)) if node.output_schema else b""
-    texts = [spec.identity_prompt, system_prompt(node), node.prompt, *node.routes, *node.output_keys]
-    for edge in chosen:
-        texts += [edge.id, edge.description]
-    tools = sum(_tool_bytes(tool, environment) for tool in node.tools)
-    return (
-        sum(len(text.encode("utf-8", "replace")) for text in texts) + len(schema) + tools + FIXED_PROMPT_BYTES
+def measured(graph: CompiledGraph) -> CompiledGraph:
+    """The graph with the bytes of each model's prompts, which also depend on edges and on other nodes."""
+    nodes = [_measured(graph, node) if node.model else node for node in graph.nodes]
+    return msgspec.structs.replace(graph, nodes=tuple(nodes))
+
+
+def _measured(graph: CompiledGraph, node: NodePlan) -> NodePlan:
+    assert node.model is not None
+    decides = wording.decision_bytes(graph, node)
+    model = msgspec.structs.replace(
+        node.model,
+        prompt_bytes=node.model.prompt_bytes + wording.step_bytes(graph, node),
+        decide_bytes=decides + FIXED_PROMPT_BYTES if decides else 0,
+        mentions=dict(
+            sorted(Counter([*wording.mentioned(node.prompt), *wording.mentioned(node.instruction)]).items())
+        ),
     )
+    return msgspec.structs.replace(node, model=model)
 
 
 def _tool_bytes(name: str, environment: CompileEnvironment) -> int:

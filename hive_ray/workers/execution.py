@@ -21,6 +21,7 @@ from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, ToolCa
 from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value, stored
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
+from hive_ray.graph.wording import ToolSchema
 from hive_ray.observe.redaction import redact_text
 from hive_ray.prices import Rates
 from hive_ray.workers.collecting import collect
@@ -28,7 +29,7 @@ from hive_ray.workers.functions import function_arguments, node_outputs, plain_j
 from hive_ray.workers.llm import Limits, LlmGateway
 from hive_ray.workers.llm_steps import Produced, behaviour
 from hive_ray.workers.mcp import McpTools
-from hive_ray.workers.prompts import Entry, Situation, ToolSchema
+from hive_ray.workers.prompts import Entry, Prompt, Situation, prompt_bytes
 from hive_ray.workers.step_error import StepError
 from hive_ray.workers.tools import Registered, Registry, ToolContext, ToolInfo
 
@@ -234,9 +235,9 @@ class Executor:
     ) -> tuple[Produced, Usage, int]:
         does = behaviour(lease.kind, node)
         situation = await self._situation(lease, graph, node, inputs)
-        answer = await self._gateway.ask(
-            _model_name(lease, node), does.prompt(situation), _limits(lease, node)
-        )
+        prompt = does.prompt(situation)
+        _refuse_unreserved(lease, node, prompt)
+        answer = await self._gateway.ask(_model_name(lease, node), prompt, _limits(lease, node))
         try:
             return does.read(situation, answer), answer.usage, answer.cost_nanousd
         except StepError as error:
@@ -332,7 +333,18 @@ class Executor:
         )
         delta = None if produced.delta is None else pack(produced.delta)
         question = None if produced.question is None else pack(produced.question)
-        return encode(StepContent(outputs, facts, delta, calls, question, produced.done, produced.route))
+        return encode(
+            StepContent(
+                outputs,
+                facts,
+                delta,
+                calls,
+                question,
+                produced.done,
+                produced.route,
+                answers=produced.answers,
+            )
+        )
 
     # failures
 
@@ -451,6 +463,19 @@ def _context(lease: Lease, node: NodePlan) -> ToolContext:
     return ToolContext(
         lease.run, lease.request_id, node.id, lease.attempt, lease.idempotency_key, lease.team, lease.agent
     )
+
+
+def _refuse_unreserved(lease: Lease, node: NodePlan, prompt: Prompt) -> None:
+    """Money is reserved for so many bytes; a tool's schema may have grown since its graph was accepted."""
+    if not lease.prompt_bytes:
+        return
+    size = prompt_bytes(prompt)
+    if size > lease.prompt_bytes:
+        message = (
+            f"the prompt of node {node.id} has {size} bytes, {lease.prompt_bytes} were reserved from the "
+            "run's budget: its tools have grown since the graph was accepted; submit the graph again"
+        )
+        raise StepError(FailureKind.BUDGET_EXCEEDED, message, started=False)
 
 
 def _model_name(lease: Lease, node: NodePlan) -> str:

@@ -14,29 +14,33 @@ from typing import Any, cast
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepKind
 from hive_ray.graph.compiled import NodeKind, NodePlan
-from hive_ray.workers.llm import Answer, parse_json
-from hive_ray.workers.prompts import (
+from hive_ray.graph.wording import (
     ASK_USER,
     SET_OUTPUT,
+    answer_text,
+    decide_schema,
+    decide_text,
+    decisions,
+    final_answer_text,
+    loop_text,
+    loop_tools,
+    outputs_schema,
+    route_keys,
+    route_schema,
+    route_text,
+)
+from hive_ray.workers.llm import Answer, parse_json
+from hive_ray.workers.prompts import (
     AssistantMessage,
     Call,
     Prompt,
     Situation,
     UserMessage,
-    answer_text,
     as_text,
-    decide_schema,
-    decide_text,
-    decisions,
     delta_of,
-    loop_text,
-    loop_tools,
     message_of,
     missing_outputs,
-    outputs_schema,
     replay,
-    route_schema,
-    route_text,
     set_output_problem,
     system_text,
     task_text,
@@ -65,6 +69,8 @@ class Produced:
     done: bool = False
     route: str = ""
     chosen: tuple[str, ...] = ()
+    answers: int = 0
+    """Calls in ``delta``: the next prompt answers each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,7 @@ def _generate_read(situation: Situation, answer: Answer) -> Produced:
 
 def _route_prompt(situation: Situation) -> Prompt:
     node = situation.node
-    keys = ("route", *(key for key in node.output_keys if key != "route"))
-    system = system_text(situation, route_text(situation.graph, node), answer_text(keys))
+    system = system_text(situation, route_text(situation.graph, node), answer_text(route_keys(node)))
     return Prompt(system, (UserMessage(task_text(situation)),), answer=route_schema(node))
 
 
@@ -138,16 +143,15 @@ def _decide_read(situation: Situation, answer: Answer) -> Produced:
 
 def _tool_use_prompt(situation: Situation) -> Prompt:
     node = situation.node
-    more = answer_text(node.output_keys) if node.output_keys else ""
-    more = f"When you have what you need: {more}" if more else ""
     messages = (UserMessage(task_text(situation)), *replay(node, situation.conversation))
-    return Prompt(system_text(situation, more), messages, situation.tools)
+    return Prompt(system_text(situation, final_answer_text(node)), messages, situation.tools)
 
 
 def _tool_use_read(situation: Situation, answer: Answer) -> Produced:
     message = _with_ids(situation, answer.message)
     if message.calls:
-        return Produced(delta=delta_of(message), calls=_wanted(situation, message.calls))
+        wanted = _wanted(situation, message.calls)
+        return Produced(delta=delta_of(message), calls=wanted, answers=len(wanted))
     outputs = _final(situation.node, message.text)
     return Produced(outputs=outputs, delta=delta_of(message), done=True)
 
@@ -194,7 +198,8 @@ def _loop_read(situation: Situation, answer: Answer) -> Produced:
     missing = missing_outputs(node, (*situation.outputs, *outputs))
     question = _question(node, message)
     done = _loop_done(node, message, real, missing, question)
-    return Produced(outputs, delta_of(message), real, None if done else question, done)
+    asked = None if done else question
+    return Produced(outputs, delta_of(message), real, asked, done, answers=len(message.calls))
 
 
 def _set_now(node: NodePlan, calls: Iterable[Call]) -> dict[str, Any]:

@@ -17,13 +17,19 @@ from typing import Any, cast
 
 import msgspec
 
-from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, NodePlan
+from hive_ray.graph.compiled import CompiledGraph, NodePlan
+from hive_ray.graph.wording import (
+    ASK_USER,
+    DEFAULT_TASK,
+    PLACEHOLDER,
+    SET_OUTPUT,
+    ToolSchema,
+    mentioned,
+)
 
-SET_OUTPUT = "set_output"
-ASK_USER = "ask_user"
 ACKNOWLEDGED = "ok"
-
-_PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w.-]*)\s*\}\}|\{([A-Za-z_][\w.-]*)\}")
+SHOWN_CHARS = 40
+"""So much of a wrong key is shown to the model that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +66,6 @@ Message = UserMessage | AssistantMessage | ToolMessage
 
 
 @dataclass(frozen=True, slots=True)
-class ToolSchema:
-    """A tool as a model is shown it."""
-
-    name: str
-    description: str
-    schema: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Prompt:
     """One whole LLM request, neutral of providers."""
 
@@ -77,6 +74,26 @@ class Prompt:
     tools: tuple[ToolSchema, ...] = ()
     answer: Mapping[str, Any] | None = None
     """JSON Schema of the answer; ``None`` asks for plain text."""
+
+
+def prompt_bytes(prompt: Prompt) -> int:
+    """Bytes of all that a model reads: texts, arguments as JSON, names and ids, schemas."""
+    shown = [as_text({"description": t.description, "schema": t.schema}) for t in prompt.tools]
+    texts = [prompt.system, *shown, *(tool.name for tool in prompt.tools)]
+    if prompt.answer is not None:
+        texts.append(as_text(prompt.answer))
+    for message in prompt.messages:
+        texts += _texts(message)
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def _texts(message: Message) -> list[str]:
+    if isinstance(message, ToolMessage):
+        return [message.call_id, message.name, "error: " if message.failed else "", message.text]
+    if isinstance(message, UserMessage):
+        return [message.text]
+    said = [text for call in message.calls for text in (call.id, call.name, as_text(call.arguments))]
+    return [message.text, *said]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +136,7 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
         key = match.group(1) or match.group(2)
         return as_text(values[key]) if key in values else match.group()
 
-    return _PLACEHOLDER.sub(one, template)
-
-
-def mentioned(template: str) -> set[str]:
-    return {a or b for a, b in _PLACEHOLDER.findall(template)}
+    return PLACEHOLDER.sub(one, template)
 
 
 def system_text(situation: Situation, *more: str) -> str:
@@ -136,112 +149,12 @@ def system_text(situation: Situation, *more: str) -> str:
 def task_text(situation: Situation) -> str:
     """The instruction with its inputs; inputs that neither prompt mentions follow as JSON."""
     node, inputs = situation.node, situation.inputs
-    used = mentioned(node.instruction) | mentioned(node.prompt)
+    used = {*mentioned(node.instruction), *mentioned(node.prompt)}
     rest = {key: value for key, value in inputs.items() if key not in used}
     parts = [fill(node.instruction, inputs)] if node.instruction else []
     if rest:
         parts.append(as_text(rest))
-    return "\n\n".join(parts) or node.description or "Begin."
-
-
-def answer_text(keys: Iterable[str]) -> str:
-    return "Answer with one JSON object that has exactly these keys: " + ", ".join(keys) + "."
-
-
-def loop_text(node: NodePlan) -> str:
-    """What an agent loop's model must know about its two tools."""
-    parts: list[str] = []
-    if node.output_keys:
-        parts.append(f"Give each result with the tool {SET_OUTPUT}: {', '.join(node.output_keys)}.")
-    if node.nullable_keys:
-        parts.append(f"These may stay unset: {', '.join(node.nullable_keys)}.")
-    if node.client_facing:
-        parts.append(f"You talk with a client: ask with the tool {ASK_USER}, then wait for the answer.")
-    return " ".join(parts)
-
-
-def loop_tools(node: NodePlan) -> tuple[ToolSchema, ...]:
-    """The synthetic tools of an agent loop; they end in the step itself, never in a worker."""
-    tools: list[ToolSchema] = []
-    if node.output_keys:
-        tools.append(ToolSchema(SET_OUTPUT, "Set one of the results.", _set_output_schema(node)))
-    if node.client_facing:
-        question = {"question": {"type": "string"}}
-        tools.append(ToolSchema(ASK_USER, "Ask the client and wait.", _object(question, ["question"])))
-    return tuple(tools)
-
-
-def _set_output_schema(node: NodePlan) -> dict[str, Any]:
-    value = {"description": "Any JSON value."}
-    return _object(
-        {"key": {"type": "string", "enum": list(node.output_keys)}, "value": value}, ["key", "value"]
-    )
-
-
-def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def outputs_schema(node: NodePlan) -> dict[str, Any]:
-    """JSON Schema of a node's outputs: what the graph gives, else any value for each key."""
-    if node.output_schema:
-        given = cast("dict[str, Any]", msgspec.json.decode(node.output_schema))
-        properties = cast("dict[str, Any]", given.get("properties") or {})
-        known = {key: properties.get(key, {}) for key in node.output_keys} or properties
-        extra = {k: v for k, v in given.items() if k not in ("properties", "required")}
-        return extra | _object(known, list(known))
-    return _object({key: {} for key in node.output_keys}, node.output_keys)
-
-
-def route_schema(node: NodePlan) -> dict[str, Any]:
-    """The routes as a closed enumeration, and the outputs beside it."""
-    outputs = cast("dict[str, Any]", outputs_schema(node)["properties"])
-    properties = {"route": {"type": "string", "enum": list(node.routes)}}
-    properties |= {key: value for key, value in outputs.items() if key != "route"}
-    return _object(properties, list(properties))
-
-
-def route_text(graph: CompiledGraph, node: NodePlan) -> str:
-    """Each route with what stands behind it."""
-    lines = [f"- {route}{_behind(graph, node, route)}" for route in node.routes]
-    return "Choose one route:\n" + "\n".join(lines)
-
-
-def _behind(graph: CompiledGraph, node: NodePlan, route: str) -> str:
-    for index in node.out_edges:
-        edge = graph.edges[index]
-        if edge.condition is EdgeCondition.ROUTE and edge.route == route:
-            text = edge.description or graph.nodes[edge.target].description
-            return f": {text}" if text else ""
-    return ""
-
-
-def decisions(graph: CompiledGraph, node: NodePlan) -> dict[str, str]:
-    """Id and description of the edges an LLM chooses among, in declaration order."""
-    found: dict[str, str] = {}
-    for index in node.out_edges:
-        edge = graph.edges[index]
-        if edge.condition is EdgeCondition.LLM_DECIDE:
-            target = graph.nodes[edge.target]
-            found[edge.id] = (
-                ". ".join(part for part in (edge.description, target.description) if part) or target.id
-            )
-    return found
-
-
-def decide_schema(edge_ids: Sequence[str]) -> dict[str, Any]:
-    chosen = {"type": "array", "items": {"type": "string", "enum": list(edge_ids)}}
-    return _object({"edges": chosen}, ["edges"])
-
-
-def decide_text(edges: Mapping[str, str]) -> str:
-    lines = "\n".join(f"- {edge}: {text}" for edge, text in edges.items())
-    return f"Decide which of these edges to follow next; none, one or several:\n{lines}"
+    return "\n\n".join(parts) or node.description or DEFAULT_TASK
 
 
 def delta_of(message: AssistantMessage) -> dict[str, Any]:
@@ -313,7 +226,10 @@ def set_output_problem(node: NodePlan, arguments: Any) -> str:
     if not isinstance(arguments, dict) or not {"key", "value"} <= cast("dict[str, Any]", arguments).keys():
         return f"{SET_OUTPUT} takes a key and a value; the keys are {keys}"
     given = cast("dict[str, Any]", arguments)["key"]
-    return "" if given in node.output_keys else f"no output {given!r}; the keys are {keys}"
+    if isinstance(given, str) and given in node.output_keys:
+        return ""
+    # Cut, since what a model is told counts against its run's budget before it is known.
+    return f"no output {repr(given)[:SHOWN_CHARS]}; the keys are {keys}"
 
 
 def _nudge(node: NodePlan, is_set: Iterable[str]) -> str:

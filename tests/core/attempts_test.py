@@ -11,7 +11,7 @@ from hive_ray.core.messages import Lease, StepContent
 from hive_ray.core.run import StepStatus
 from hive_ray.graph.compiled import ModelPlan, RetryPlan
 from tests.core.graphs import chain, edge, graph, llm, mail, node
-from tests.core.story import Story, content
+from tests.core.story import Story
 
 RETRY = RetryPlan(max_retries=3, base_us=1_000_000, cap_us=3_000_000)
 UNSEEN = (
@@ -410,14 +410,14 @@ def test_a_budget_failure_takes_the_on_failure_edge():
 
 
 def test_an_llm_step_reserves_its_prompt_and_its_longest_answer():
-    """Bytes of prompt and inputs count as tokens; amounts are rounded up."""
-    model = ModelPlan("m", 10, 100, input_nanousd_per_mtok=1_000_000, output_nanousd_per_mtok=5_000_000)
+    """Bytes count as tokens, those of an input as often as the prompts show it; amounts are rounded up."""
+    model = ModelPlan("m", 10, 100, 1_000_000, 5_000_000, mentions={"x": 3})
     story = Story(chain(llm("a", model=model, input_keys=("x",))))
     run = story.submit(budget_nanousd=10_000, input={"x": "abc"})
 
     story.lease("a")
 
-    assert run.reserved_nanousd == 100 + len(content(x="abc").outputs["x"].data) + 5 * 10
+    assert run.reserved_nanousd == 100 + 2 + 3 * len('"abc"') + 5 * 10
 
 
 def test_an_attempt_whose_end_nobody_saw_costs_its_reservation():

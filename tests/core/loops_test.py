@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hive_ray.core.bounds import ANSWER_BYTES, MESSAGE_BYTES
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, ToolCall
 from hive_ray.core.values import decode, inline
@@ -140,7 +141,9 @@ def test_a_conversation_reserves_what_it_measured_and_what_joined_since():
     story.succeed(lease, result="12345")
     story.lease("a")
 
-    assert run.reserved_nanousd == 500 + inline("12345").size + 10
+    joined = len('"12345"') + len("c0" + "read") + MESSAGE_BYTES
+    own_words = 2 * (ANSWER_BYTES + len("a, "))
+    assert run.reserved_nanousd == 500 + joined + own_words + 10
 
 
 def test_a_lost_llm_call_is_repeated_with_the_same_conversation():

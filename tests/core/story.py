@@ -217,6 +217,7 @@ class Story:
             delta=inline({"text": "", "calls": []}),
             calls=asked,
             question=inline(question) if question else None,
+            answers=len(calls),
         )
         self.report(lease, given, usage=Usage(tokens, 0) if tokens else None)
 

@@ -23,6 +23,7 @@ from hive_ray.graph.compiler import (
 )
 from hive_ray.graph.load import parse_graph
 from hive_ray.graph.retries import FAILURE_KINDS
+from hive_ray.graph.wording import final_answer_text
 
 F = {"node_type": "function", "function": "f"}
 LLM = {"node_type": "llm_generate"}
@@ -293,12 +294,14 @@ def test_a_model_plan_bounds_the_call():
         "a", node_type="llm_tool_use", system_prompt="é", prompt="hi", tools=["search"], output_keys=["o"]
     )
 
-    model = _compile(node, environment=KNOWN, identity_prompt="who").nodes[0].model
+    plan = _compile(node, environment=KNOWN, identity_prompt="who").nodes[0]
+    model = plan.model
 
     assert model is not None
     assert (model.model, model.max_tokens) == ("small", 512)
     assert (model.input_nanousd_per_mtok, model.output_nanousd_per_mtok) == (100, 400)
-    assert model.prompt_bytes == len("who" + "hi" + "o") + 2 + len("search") + 100 + 1024
+    texts = len("who" + "hi" + "Begin.") + len("é".encode()) + len(final_answer_text(plan))
+    assert model.prompt_bytes == texts + len("search") + 100 + 1024
 
 
 def test_an_explicit_price_of_nothing_is_a_price():

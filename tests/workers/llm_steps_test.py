@@ -12,10 +12,11 @@ import hive_ray.workers.tools as hive
 from hive_ray.core.messages import StepKind, Usage
 from hive_ray.core.values import decode
 from hive_ray.graph.compiled import EdgeCondition, EdgePlan, ModelPlan, NodeKind, ToolPlan
+from hive_ray.graph.wording import ToolSchema
 from hive_ray.testing import Calls, ScriptedModel
 from hive_ray.workers.llm import Answer
 from hive_ray.workers.llm_steps import behaviour
-from hive_ray.workers.prompts import AssistantMessage, Call, Entry, Situation, ToolMessage, ToolSchema
+from hive_ray.workers.prompts import AssistantMessage, Call, Entry, Situation, ToolMessage
 from tests.workers import steps
 from tests.workers.steps import ask, content, message, node, outputs, turn
 
@@ -422,3 +423,15 @@ def test_results_of_an_earlier_node_of_the_conversation_are_not_called_wrong():
     answers = [message for message in messages if isinstance(message, ToolMessage)]
 
     assert [(answer.call_id, answer.failed) for answer in answers] == [("c1", False), ("c2", True)]
+
+
+def test_a_prompt_longer_than_what_was_reserved_for_it_is_not_sent():
+    """A tool may have grown since its graph was accepted: the ceiling holds, nothing is billed."""
+    model = ScriptedModel([{"o": 1}])
+    plan = node(GENERATE, output_keys=("o",))
+
+    outcome = ask(plan, model, {"x": "long " * 50}, prompt_bytes=100)
+
+    assert (outcome.failure, outcome.started, outcome.cost_nanousd) == ("BUDGET_EXCEEDED", False, 0)
+    assert "100 were reserved" in message(outcome)
+    assert not model.asked
