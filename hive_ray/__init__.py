@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hive_ray.errors import HiveError
     from hive_ray.graph.builder import Graph
     from hive_ray.graph.load import load_graph
+    from hive_ray.state.sql import sql
     from hive_ray.workers.tools import ToolContext, function, tool
 
 _HOMES = {
@@ -31,13 +32,14 @@ _HOMES = {
     "connect": "hive_ray.client",
     "function": "hive_ray.workers.tools",
     "load_graph": "hive_ray.graph.load",
+    "sql": "hive_ray.state.sql",
     "tool": "hive_ray.workers.tools",
     "up": "hive_ray.client",
 }
 
 __all__ = [
     "Client", "Graph", "HiveError", "Run", "RunFailed", "ToolContext", "connect", "function", "load_graph",
-    "tool", "up",
+    "sql", "tool", "up",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@
     │   ├── GraphError          a graph with faults; carries all of them
     │   ├── ConfigError         hive.yaml or an option; names the key
     │   ├── InputError          a run's input does not fit
+    │   ├── SqlError            a query is refused, or is no SQL
     │   ├── NotFound            no run, approval, agent or pool of that name
     │   ├── Conflict            the request contradicts what is already decided
     │   └── KeysRefused         the configured keys do not open this state
@@ -79,6 +80,10 @@ class ConfigError(FaultsError):
 
 class InputError(FaultsError):
     """A run's input is refused."""
+
+
+class SqlError(UserError):
+    """A query is refused, or is no SQL."""
 
 
 class NotFound(UserError):

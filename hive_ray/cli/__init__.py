@@ -10,13 +10,13 @@ import json
 import sys
 from typing import Any
 
-from hive_ray.cli import beginning, graphs, installation, people, runs
+from hive_ray.cli import beginning, graphs, installation, people, runs, sql
 from hive_ray.cli.common import BAD_INPUT, app
 from hive_ray.errors import FaultsError, HiveError
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (installation, beginning, runs, people, graphs)
+_COMMANDS = (installation, beginning, runs, people, graphs, sql)
 """Importing a module registers its commands."""
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from hive_ray.control.recovery import recover
 from hive_ray.core.commands import Cancel
 from hive_ray.core.fleet import encode_fleet
+from hive_ray.core.messages import Lease, Outcome
 from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.errors import Corrupt, StoreError
 from hive_ray.state import compaction, parquet
@@ -80,7 +82,12 @@ def _work(driver: Driver, prefix: str, runs: int) -> None:
     for number in range(runs):
         driver.command(submit(f"{prefix}{number}"))
         reply = driver.replies[waiting]
-        waiting = driver.exchange(session, reply.n + 1, *(done(lease) for lease in reply.leases))
+        waiting = driver.exchange(session, reply.n + 1, *(paid(lease) for lease in reply.leases))
+
+
+def paid(lease: Lease) -> Outcome:
+    """A step that cost something with nine places."""
+    return msgspec.structs.replace(done(lease), cost_nanousd=1_234_567_891)
 
 
 def rows_of(store: Store) -> list[Row]:
