@@ -10,7 +10,7 @@ import msgspec
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import decode_fleet
 from hive_ray.core.routing import Evaluator
-from hive_ray.core.run import decode_run
+from hive_ray.core.run import decode_run, note_segment
 from hive_ray.errors import Corrupt, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs
@@ -114,8 +114,8 @@ def _replay(engine: Engine, blobs: Blobs, codec: ContentCodec, segment: Segment)
             ) from error
     for run_id in dict.fromkeys(segment.columns.run):
         run = engine.runs.get(run_id)
-        if run is not None and (not run.segments or run.segments[-1] < number):
-            run.segments.append(number)
+        if run is not None:
+            note_segment(run, number, engine.compacted)
     return count
 
 

@@ -37,7 +37,7 @@ from hive_ray.core.messages import (
     decode_outcome_content,
     encode,
 )
-from hive_ray.core.run import Run, StepStatus
+from hive_ray.core.run import Run, StepStatus, note_segment
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
 from hive_ray.state.content import ContentCodec
@@ -432,7 +432,7 @@ class Shell:
         self._runs_in_flight = list(dict.fromkeys(columns.run))
         for run_id in self._runs_in_flight:
             if run_id:
-                self.engine.runs[run_id].segments.append(number)
+                note_segment(self.engine.runs[run_id], number, self.engine.compacted)
                 # It may have been taken by a snapshot between the decision and this segment.
                 self.dirty[run_id] = None
         self._in_flight = pending

@@ -75,10 +75,12 @@ class RunView(msgspec.Struct, frozen=True):
     waits: tuple[WaitView, ...] = ()
     outputs: dict[str, Value] = {}
     segments: tuple[int, ...] = ()
+    """Journal segments with its events; those up to ``compacted`` may be in the history only."""
     traceparent: str = ""
     origin: Origin | None = None
     resumed_as: str = ""
     """The run that was resumed in its place."""
+    compacted: int = 0
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -173,6 +175,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         run.traceparent,
         run.origin,
         engine.successors.get(run.id, ""),
+        engine.compacted,
     )
 
 

@@ -68,6 +68,8 @@ class Engine:
         self.runs: dict[str, Run] = {}
         self.children: dict[str, dict[str, None]] = {}
         """Live child runs by parent."""
+        self.compacted = 0
+        """Number of the newest segment whose events the history holds; see ``Run.segments``."""
         self.charged: dict[str, None] = {}
         """Runs that changed only by what their children cost; whoever takes snapshots empties it."""
         self.successors: dict[str, str] = {}

@@ -244,7 +244,7 @@ class Run(msgspec.Struct):
     told: int = 0
     """Sequence number of its own last event: what readers of its history can reach."""
     segments: list[int] = []
-    """Numbers of the journal segments that hold events of this run."""
+    """Numbers of the journal segments that hold events of this run and were not compacted yet."""
     origin: ev.Origin | None = None
     """Of a fork: where it comes from."""
     serial_base: int = 0
@@ -288,6 +288,14 @@ def status_of(run: Run) -> RunStatus:
         busy = busy or live or (visit.children is not None and bool(visit.children.live))
         waits = waits or visit.wait is not None
     return RunStatus.WAITING if waits and not busy else run.status
+
+
+def note_segment(run: Run, number: int, compacted: int) -> None:
+    """Its next events stand in segment ``number``; segments that became history need not be known."""
+    while run.segments and run.segments[0] <= compacted:
+        del run.segments[0]
+    if not run.segments or run.segments[-1] < number:
+        run.segments.append(number)
 
 
 def attempt_key(serial: int, call: int, attempt: int) -> str:

@@ -98,9 +98,33 @@ def run_rows(store: Store, manifest: HistoryManifest, run: str, after_seq: int =
         Vanished: the manifest is too old.
         Corrupt: a file is damaged.
     """
-    files = manifest.of("events", run, after_seq)
-    found = [row for file in files for row in _rows(store, file, [run]) if row.seq > after_seq]
-    yield from sorted(found)
+    for files in _in_order(manifest.of("events", run, after_seq)):
+        yield from sorted(row for file in files for row in _rows(store, file, [run]) if row.seq > after_seq)
+
+
+def visit_nodes(store: Store, manifest: HistoryManifest, run: str) -> dict[int, str]:
+    """The node of each visit of a run that began in the history, by serial number."""
+    nodes: dict[int, str] = {}
+    for file in manifest.of("events", run):
+        columns = ("run_id", "kind", "visit", "node")
+        for line in parquet.read_runs(file, open_file(store, file), [run], columns).to_pylist():
+            if line["kind"] == "NodeEntered":
+                nodes[line["visit"]] = line["node"]
+    return nodes
+
+
+def _in_order(files: list[HistoryFile]) -> Iterator[list[HistoryFile]]:
+    """Files by seq; those whose seqs overlap (the wall clock went back over midnight) together."""
+    together: list[HistoryFile] = []
+    until = 0
+    for file in sorted(files, key=lambda file: file.first_seq):
+        if together and file.first_seq > until:
+            yield together
+            together = []
+        together.append(file)
+        until = max(until, file.last_seq)
+    if together:
+        yield together
 
 
 def summaries(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
