@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from hive_ray.core.engine import Engine
-from hive_ray.core.fleet import decode_fleet
+from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.routing import Evaluator
-from hive_ray.core.run import decode_run, note_segment
+from hive_ray.core.run import Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs
@@ -19,7 +19,7 @@ from hive_ray.state.journal import Journal
 from hive_ray.state.owner import Owner
 from hive_ray.state.records import read_row
 from hive_ray.state.segments import Segment
-from hive_ray.state.snapshots import Manifest, Snapshot, load_latest
+from hive_ray.state.snapshots import Item, Manifest, Snapshot, load_latest
 from hive_ray.state.store import Store
 
 FLEET = "fleet"
@@ -85,15 +85,22 @@ def recover(
     return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed)
 
 
+def decode_item(key: str, item: Item) -> Fleet | Run | None:
+    """What a snapshot holds under a key; None for what this release has no use for."""
+    if key == FLEET:
+        return decode_fleet(item.data)
+    return decode_run(item.data) if key.startswith(RUN) else None
+
+
 def _restore(engine: Engine, snapshot: Snapshot) -> None:
     name = snapshot.manifest.name
     try:
         for key, item in snapshot.items.items():
-            if key == FLEET:
-                engine.fleet = decode_fleet(item.data)
-            elif key.startswith(RUN):
-                run = decode_run(item.data)
-                engine.runs[run.id] = run
+            state = decode_item(key, item)
+            if isinstance(state, Fleet):
+                engine.fleet = state
+            elif state is not None:
+                engine.runs[state.id] = state
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"an item does not decode: {error}") from error
 

@@ -206,7 +206,7 @@ class Journal:
             names = names[: max(until - from_number + 1, 0)]
         for name, data in read_in_order(self._store, names):
             segment = decode_segment(name, data)
-            _check_continues(previous, segment)
+            check_continues(previous, segment)
             yield segment
             previous = segment
 
@@ -317,7 +317,7 @@ def _owner_of(record: Segment) -> Owner:
         raise Corrupt(record.name, f"no epoch record ({error})") from error
 
 
-def _check_continues(previous: Segment | None, segment: Segment) -> None:
+def check_continues(previous: Segment | None, segment: Segment) -> None:
     """Refuse a segment that the one before it cannot have led to."""
     header = segment.header
     if previous is None:

@@ -140,6 +140,11 @@ def adopt(store: Store, environment: str, now_us: int) -> Lineage:
     return lineage
 
 
+def unanchored(store: Store, environment: str, now_us: int) -> Lineage:
+    """A lineage for the copy of a state that has none: it opens nowhere for work until it is adopted."""
+    return Lineage(_identity(store, environment, now_us), secrets.token_hex(16))
+
+
 def _create(store: Store, environment: str, now_us: int) -> Lineage:
     """Two controllers may come here at once; the first ``lineage`` stands for both."""
     with suppress(AlreadyExists):

@@ -263,6 +263,16 @@ def load_latest(store: Store, partition: int) -> Snapshot | None:
     return Snapshot(manifest, items)
 
 
+def read_part(store: Store, manifest: Manifest, name: str) -> dict[str, Item]:
+    """Read what a snapshot holds in one of its parts.
+
+    Raises:
+        Corrupt: the part is damaged or missing.
+    """
+    places = {key: place for key, place in manifest.places.items() if place.part == name}
+    return _read_items(manifest.parts[name], read_listed(store, name), places)
+
+
 def read_items(store: Store, manifest: Manifest, keys: Iterable[str]) -> dict[str, Item]:
     """Read some items only, each by the range of its frame; keys that the snapshot lacks are left out.
 
