@@ -62,6 +62,7 @@ def run(view: RunView) -> dict[str, Json]:
         "budget_usd": usd(view.budget_nanousd) if view.budget_nanousd >= 0 else None,
         "cost_usd": usd(view.spent_nanousd),
         "reserved_usd": usd(view.reserved_nanousd),
+        "overrun_usd": usd(view.overrun_nanousd),
         "attempts": view.attempts,
         "visits": view.visits,
         "paused": view.paused,
@@ -171,7 +172,8 @@ def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
         return {f"{key.removesuffix('_us')}_s": item / 1e6}
     if key == "usage" and isinstance(usage := getattr(fact, "usage", None), Usage):
         tokens = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
-        return {"tokens": tokens | {"reasoning": usage.reasoning_tokens}}
+        flagged = {"disbelieved": True} if usage.disbelieved else {}
+        return {"tokens": tokens | {"reasoning": usage.reasoning_tokens} | flagged}
     return {key: item}
 
 

@@ -10,6 +10,7 @@ decided meanwhile goes into the next.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -93,6 +94,9 @@ class End(NamedTuple):
 Action = Reply | Write | End
 
 
+_log = logging.getLogger(__name__)
+
+
 class Held(NamedTuple):
     """A reply that may leave once ``seq`` is durable."""
 
@@ -116,6 +120,8 @@ class Counters(msgspec.Struct):
     leases: int = 0
     cost_nanousd: int = 0
     late_outcomes: int = 0
+    reservations_exceeded: int = 0
+    claims_disbelieved: int = 0
 
 
 class Shell:
@@ -506,11 +512,26 @@ def _idle_last(session: Session) -> bool:
 def _succeeded(shell: Shell, event: ev.StepSucceeded) -> None:
     shell.counters.steps += 1
     shell.counters.cost_nanousd += event.cost_nanousd
+    if event.usage is not None or event.overrun_nanousd:
+        _settled(shell, event)
 
 
 def _failed(shell: Shell, event: ev.StepFailed) -> None:
     shell.counters.failures += 1
     shell.counters.cost_nanousd += event.cost_nanousd
+    _settled(shell, event)
+
+
+def _settled(shell: Shell, event: ev.StepSucceeded | ev.StepFailed | ev.LateOutcome) -> None:
+    """Say that an endpoint billed more than was held for it, or claimed what cannot be."""
+    usage = None if isinstance(event, ev.LateOutcome) else event.usage
+    if usage is not None and usage.disbelieved:
+        shell.counters.claims_disbelieved += 1
+    if event.overrun_nanousd:
+        shell.counters.reservations_exceeded += 1
+        facts = {"run_id": event.run, "serial": event.serial, "call": event.call}
+        over = {"cost_nanousd": event.cost_nanousd, "overrun_nanousd": event.overrun_nanousd}
+        _log.warning("a step cost more than was reserved for it", extra=facts | over)
 
 
 def _retried(shell: Shell, event: ev.RetryScheduled) -> None:
@@ -521,6 +542,7 @@ def _retried(shell: Shell, event: ev.RetryScheduled) -> None:
 def _late(shell: Shell, event: ev.LateOutcome) -> None:
     shell.counters.late_outcomes += 1
     shell.counters.cost_nanousd += event.cost_nanousd
+    _settled(shell, event)
 
 
 def _submitted(shell: Shell, event: ev.RunSubmitted | ev.RunForked) -> None:

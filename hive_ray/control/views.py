@@ -81,6 +81,8 @@ class RunView(msgspec.Struct, frozen=True):
     resumed_as: str = ""
     """The run that was resumed in its place."""
     compacted: int = 0
+    overrun_nanousd: int = 0
+    """Cost beyond what was reserved."""
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -176,6 +178,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         run.origin,
         engine.successors.get(run.id, ""),
         engine.compacted,
+        run.overrun_nanousd,
     )
 
 

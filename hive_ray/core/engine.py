@@ -134,10 +134,10 @@ class Engine:
             runs.evolve(run, event, content, at_us)
             run.seq = run.told = seq
             return run
-        spent, reserved, waits = run.spent_nanousd, run.reserved_nanousd, run.waits
+        before = runs.standing(run)
         runs.evolve(run, event, content, at_us)
         run.seq = run.told = seq
-        change = runs.Change(run.spent_nanousd - spent, run.reserved_nanousd - reserved, run.waits - waits)
+        change = runs.since(run, before)
         if change != runs.NO_CHANGE:
             self._change_ancestors(run, change, at_us, seq)
         return run
@@ -411,7 +411,8 @@ class Engine:
             message = f"the worker {name} that ran this attempt is gone ({reason})"
             failure = FailureKind.WORKER_LOST
             content = StepContent(message=message)
-            self.report(Outcome(run_id, serial, call, attempt, failure, b""), now, content)
+            shared = len(held) > 1
+            self.report(Outcome(run_id, serial, call, attempt, failure, b"", shared=shared), now, content)
 
     def return_lease(self, attempt: fleet.AttemptRef, now: Moment) -> None:
         """A lease that never reached its worker: the attempt did not begin."""
@@ -462,10 +463,17 @@ class Engine:
             return leases
         waiting: list[fleet.StepRef] = []
         exhausted = False
-        while queue and worker.room > 0 and len(leases) < most and len(waiting) < SCAN_LIMIT:
+        while (
+            queue and len(leases) < most and len(waiting) < SCAN_LIMIT and fleet.has_place(self.fleet, worker)
+        ):
             ref = queue.popleft()
             found = self._ready(ref)
             if found is None:
+                continue
+            if found[2].shared_losses and len(worker.leases) >= fleet.company(worker, found[2]):
+                waiting.append(ref)
+                if fleet.is_emptiest(self.fleet, worker):
+                    break
                 continue
             lease = self._grant(*found, worker, now)
             if isinstance(lease, Lease):
@@ -737,7 +745,8 @@ def _remember_fork(index: fleet.Fleet, run: Run, event: ev.RunForked) -> None:
 
 
 def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
-    fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt))
+    step = run.visits[event.serial].steps[event.call]
+    fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt), step)
 
 
 def _enqueue_first(index: fleet.Fleet, run: Run, event: ev.NodeEntered) -> None:

@@ -238,6 +238,8 @@ class StepSucceeded(Event, frozen=True, gc=False):
     """Output keys that a parallel branch, later in declaration order, had already written."""
     resolved_by: str = ""
     """A human said that the step happened."""
+    overrun_nanousd: int = 0
+    """Cost beyond the reservation: it was billed, so it counts, and the budget may be passed by it."""
 
 
 class StepFailed(Event, frozen=True, gc=False):
@@ -253,6 +255,8 @@ class StepFailed(Event, frozen=True, gc=False):
     usage: Usage | None = None
     unseen: bool = False
     """Nobody saw its end: the cost is its reservation, until a late outcome corrects it."""
+    overrun_nanousd: int = 0
+    """As in ``StepSucceeded``."""
 
 
 class ToolCallFailed(Event, frozen=True, gc=False):
@@ -270,6 +274,10 @@ class RetryScheduled(Event, frozen=True, gc=False):
     """The attempt to come."""
     delay_us: int
     reason: str
+    shared_losses: int = 0
+    """Attempts of the step so far that were lost with a worker that ran others too."""
+    lone_losses: int = 0
+    """Attempts of the step so far that were lost with a worker that ran nothing else."""
 
 
 class TimerFired(Event, frozen=True, gc=False):
@@ -294,6 +302,8 @@ class LateOutcome(Event, frozen=True, gc=False):
     """A human had decided otherwise about it: an alert."""
     unseen: bool = False
     """As in ``StepFailed``."""
+    overrun_nanousd: int = 0
+    """As in ``StepSucceeded``."""
 
 
 # --- people --------------------------------------------------------------------------------------

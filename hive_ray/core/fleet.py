@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from hive_ray.core import events as ev
-from hive_ray.core.run import Run, StepStatus
+from hive_ray.core.run import Run, Step, StepStatus
 
 StepRef = tuple[str, int, int]
 """(run, serial, call)."""
@@ -62,6 +62,9 @@ class Fleet(msgspec.Struct):
     """``team/name`` to the graph that it stands for."""
     epoch: int = 0
     """Of the incarnation at work; stamped on leases."""
+    suspects: dict[str, dict[AttemptRef, int]] = {}
+    """By worker: its attempts that may be what killed an earlier worker, and how many leases it may hold
+    beside and including each. An index, made again by ``rebuild``."""
     seq: int = 0
 
 
@@ -83,6 +86,7 @@ def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
             )
         case ev.WorkerLost():
             fleet.workers.pop(event.worker, None)
+            fleet.suspects.pop(event.worker, None)
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
         case _:
@@ -119,14 +123,43 @@ def dequeue(fleet: Fleet, run: Run) -> None:
         fleet.queues[pool].remove(step)
 
 
-def grant(fleet: Fleet, worker: str, attempt: AttemptRef) -> None:
-    fleet.workers[worker].leases[attempt] = None
+def grant(fleet: Fleet, worker: str, attempt: AttemptRef, step: Step | None = None) -> None:
+    """``step``: if it is a suspect, the worker takes no more others than it may have beside it."""
+    holder = fleet.workers[worker]
+    holder.leases[attempt] = None
+    if step is not None and step.shared_losses:
+        fleet.suspects.setdefault(worker, {})[attempt] = company(holder, step)
 
 
 def release(fleet: Fleet, worker: str, attempt: AttemptRef) -> None:
     holder = fleet.workers.get(worker)
     if holder is not None:
         holder.leases.pop(attempt, None)
+    if worker in fleet.suspects:
+        fleet.suspects[worker].pop(attempt, None)
+        if not fleet.suspects[worker]:
+            del fleet.suspects[worker]
+
+
+def company(worker: Worker, step: Step) -> int:
+    """How many attempts a worker may run while it runs this step, itself included.
+
+    A worker that dies leaves as many suspects as it ran. Each death in company halves the next company, so
+    a poison step soon kills workers that run it alone, and its neighbours are done in the other halves.
+    """
+    return max(1, worker.slots >> step.shared_losses)
+
+
+def has_place(fleet: Fleet, worker: Worker) -> bool:
+    """Whether a worker may take one more attempt, for all that is known of those that it runs."""
+    held = fleet.suspects.get(worker.name)
+    return worker.room > 0 and (held is None or len(worker.leases) < min(held.values()))
+
+
+def is_emptiest(fleet: Fleet, worker: Worker) -> bool:
+    """The one worker of a pool that drains for a suspect; the others go on."""
+    same = (other for other in fleet.workers.values() if other.pool == worker.pool)
+    return worker is min(same, key=lambda other: (len(other.leases), other.name))
 
 
 def ready_steps(run: Run) -> list[tuple[str, StepRef]]:
@@ -159,6 +192,7 @@ def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
     """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
     fleet.queues = {}
     fleet.submissions = {}
+    fleet.suspects = {}
     for worker in fleet.workers.values():
         worker.leases = {}
     for run in sorted(runs, key=lambda run: run.submitted_us):
@@ -167,7 +201,8 @@ def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
             enqueue(fleet, pool, step)
         for worker, attempt in leased_steps(run):
             if worker in fleet.workers:
-                grant(fleet, worker, attempt)
+                visit = run.visits.get(attempt[1])
+                grant(fleet, worker, attempt, visit.steps.get(attempt[2]) if visit else None)
 
 
 def encode_fleet(fleet: Fleet) -> bytes:

@@ -98,6 +98,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     latency_us: int = 0
+    disbelieved: bool = False
+    """The endpoint claimed nothing, less, or more than a call can use: counted as 0, or as the most."""
 
 
 class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -145,6 +147,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retry_after_us: int = 0
     started: bool = True
     """False: the effect certainly did not begin (refused before the call went out)."""
+    shared: bool = False
+    """Of an attempt lost with its worker: others ran there too, any of which may have killed it."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:

@@ -159,7 +159,18 @@ def _unknown_resolved(
     node = graph.nodes[visit.node]
     if decision == "did_not_happen":
         return [
-            Draft(ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, 0, "did_not_happen"))
+            Draft(
+                ev.RetryScheduled(
+                    run.id,
+                    visit.serial,
+                    step.call,
+                    step.attempt + 1,
+                    0,
+                    "did_not_happen",
+                    step.shared_losses,
+                    step.lone_losses,
+                )
+            )
         ]
     if decision == "abort":
         why = f"a human aborted after the unknown outcome of {step.name or node.id}"

@@ -63,6 +63,10 @@ class Step(msgspec.Struct, array_like=True):
     """Which tool call of the turn; -1 for others."""
     inputs: int = 0
     """Checksum of the inputs of the attempt under way (LLM steps of agent loops)."""
+    shared_losses: int = 0
+    """As in ``RetryScheduled``: makes it a suspect, which shares a worker with ever fewer others."""
+    lone_losses: int = 0
+    """As in ``RetryScheduled``: only these count against its retries."""
 
 
 class Loop(msgspec.Struct, array_like=True):
@@ -201,6 +205,8 @@ class Run(msgspec.Struct):
     budget_nanousd: int = -1
     spent_nanousd: int = 0
     reserved_nanousd: int = 0
+    overrun_nanousd: int = 0
+    """Costs beyond reservations: by no more than this can the budget be passed."""
     # progress
     serial: int = 0
     """Serial number of the last visit."""
@@ -263,15 +269,33 @@ class Change(NamedTuple):
     spent_nanousd: int
     reserved_nanousd: int
     waits: int
+    overrun_nanousd: int
 
 
-NO_CHANGE = Change(0, 0, 0)
+NO_CHANGE = Change(0, 0, 0, 0)
+
+
+def standing(run: Run) -> Change:
+    """What a run has changed in its ancestors so far."""
+    return Change(run.spent_nanousd, run.reserved_nanousd, run.waits, run.overrun_nanousd)
+
+
+def since(run: Run, before: Change) -> Change:
+    """What has changed since ``standing`` was asked."""
+    spent, reserved, waits, overrun = before
+    return Change(
+        run.spent_nanousd - spent,
+        run.reserved_nanousd - reserved,
+        run.waits - waits,
+        run.overrun_nanousd - overrun,
+    )
 
 
 def change(run: Run, change: Change, at_us: int) -> None:
     """Apply what happened in a child run."""
     run.spent_nanousd += change.spent_nanousd
     run.reserved_nanousd += change.reserved_nanousd
+    run.overrun_nanousd += change.overrun_nanousd
     if change.waits:
         wait_more(run, change.waits, at_us)
 
@@ -409,6 +433,7 @@ def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_
     step = visit.steps.pop(event.call)
     run.reserved_nanousd -= step.reserved_nanousd
     run.spent_nanousd += event.cost_nanousd
+    run.overrun_nanousd += event.overrun_nanousd
     if run.unseen and not event.resolved_by:
         run.unseen.pop(attempt_key(event.serial, event.call, event.attempt), None)
     if step.kind is StepKind.DECIDE:
@@ -456,6 +481,7 @@ def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: in
 
 def _charge_failed(run: Run, event: ev.StepFailed | ev.LateOutcome) -> None:
     run.spent_nanousd += event.cost_nanousd
+    run.overrun_nanousd += event.overrun_nanousd
     key = attempt_key(event.serial, event.call, event.attempt)
     if event.unseen:
         run.unseen[key] = event.cost_nanousd
@@ -480,6 +506,8 @@ def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, a
     step = run.visits[event.serial].steps[event.call]
     step.attempt = event.attempt
     step.delay_us = event.delay_us
+    step.shared_losses = event.shared_losses
+    step.lone_losses = event.lone_losses
     step.status = StepStatus.BACKOFF if event.delay_us else StepStatus.READY
 
 

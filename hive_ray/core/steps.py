@@ -65,6 +65,7 @@ def _late(run: Run, outcome: Outcome) -> list[Draft]:
         _cost(run, outcome, orphan.reserved_nanousd if orphan else 0),
         contradicts,
         unseen,
+        _overrun(run, outcome, orphan.reserved_nanousd if orphan else 0),
     )
     return [Draft(event)]
 
@@ -80,6 +81,15 @@ def _cost(run: Run, outcome: Outcome, reserved_nanousd: int) -> int:
         return outcome.cost_nanousd
     key = attempt_key(outcome.serial, outcome.call, outcome.attempt)
     return outcome.cost_nanousd - run.unseen.get(key, 0)
+
+
+def _overrun(run: Run, outcome: Outcome, reserved_nanousd: int) -> int:
+    """What an outcome costs beyond what was held, or charged, for its attempt."""
+    over = outcome.cost_nanousd - reserved_nanousd
+    if over <= 0 or not run.unseen:
+        return max(over, 0)
+    key = attempt_key(outcome.serial, outcome.call, outcome.attempt)
+    return max(0, outcome.cost_nanousd - max(reserved_nanousd, run.unseen.get(key, 0)))
 
 
 def _answer_by_outcome(
@@ -126,6 +136,7 @@ def succeeded(
         outcome.usage,
         dropped,
         resolved_by,
+        0 if resolved_by else _overrun(run, outcome, step.reserved_nanousd),
     )
     drafts = [Draft(event, outcome.content, content)]
     if single and node.decides:
@@ -169,8 +180,8 @@ def failed(
         ]
     drafts = [_step_failed(run, visit, step, outcome, kind, message)]
     may_repeat = idempotent or not outcome.started
-    if may_repeat and _retries(node, step, kind) and step.attempt <= node.retry.max_retries:
-        drafts.append(_retry(run, node, visit, step, kind, outcome.retry_after_us, now))
+    if may_repeat and _retries(node, step, kind) and _has_retries_left(node, step, outcome):
+        drafts.append(_retry(run, node, visit, step, outcome, now))
     elif step.turn >= 0:
         failure = ev.ToolCallFailed(run.id, visit.serial, step.call, kind)
         drafts.append(draft(failure, StepContent(message=f"{kind}: {message}")))
@@ -193,6 +204,7 @@ def _step_failed(
         _cost(run, outcome, step.reserved_nanousd),
         outcome.usage,
         _is_unseen(outcome),
+        _overrun(run, outcome, step.reserved_nanousd),
     )
     return draft(event, StepContent(message=message))
 
@@ -209,19 +221,31 @@ def _retries(node: NodePlan, step: Step, kind: FailureKind) -> bool:
     return not node.retry.retry_on or kind in node.retry.retry_on or kind is FailureKind.WORKER_LOST
 
 
-def _retry(
-    run: Run,
-    node: NodePlan,
-    visit: Visit,
-    step: Step,
-    kind: FailureKind,
-    retry_after_us: int,
-    now: Moment,
-) -> Draft:
+def _has_retries_left(node: NodePlan, step: Step, outcome: Outcome) -> bool:
+    """A neighbour's death is nobody's failure; a worker that died under this step alone is this step's.
+
+    Deaths in company are bounded too: each halves the company, until the step runs alone.
+    """
+    if outcome.failure == FailureKind.WORKER_LOST:
+        return outcome.shared or step.lone_losses < node.retry.max_retries
+    return step.attempt - step.shared_losses - step.lone_losses <= node.retry.max_retries
+
+
+def _retry(run: Run, node: NodePlan, visit: Visit, step: Step, outcome: Outcome, now: Moment) -> Draft:
     """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
     ceiling = min(node.retry.cap_us, node.retry.base_us << min(step.attempt - 1, 20))
-    delay_us = max(int(now.chance * ceiling), retry_after_us, 1)
-    return Draft(ev.RetryScheduled(run.id, visit.serial, step.call, step.attempt + 1, delay_us, str(kind)))
+    lost = outcome.failure == FailureKind.WORKER_LOST
+    event = ev.RetryScheduled(
+        run.id,
+        visit.serial,
+        step.call,
+        step.attempt + 1,
+        max(int(now.chance * ceiling), outcome.retry_after_us, 1),
+        str(FailureKind(outcome.failure)),
+        step.shared_losses + (lost and outcome.shared),
+        step.lone_losses + (lost and not outcome.shared),
+    )
+    return Draft(event)
 
 
 def _ask_what_happened(

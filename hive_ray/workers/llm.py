@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ _CONTEXT = re.compile(
 _FILTERED = re.compile(r"content[ _](?:filter|policy)|safety", re.IGNORECASE)
 
 
+_log = logging.getLogger(__name__)
 _FREE = Rates(0, 0, 0, 0)
 
 
@@ -89,9 +91,10 @@ class _Connected:
     def cost_nanousd(self, response: ModelResponse, limits: Limits) -> int:
         """What the call cost by configuration or price list, else by the graph's plan."""
         usage = response.usage
-        cached, written = usage.cache_read_tokens, usage.cache_write_tokens
-        rates = self.prices.rates_of(usage.input_tokens) if self.prices else limits.rates
-        return rates.cost_nanousd(usage.input_tokens, usage.output_tokens, cached, written)
+        cached, written = _believable(usage.cache_read_tokens), _believable(usage.cache_write_tokens)
+        asked, said = _believable(usage.input_tokens), _believable(usage.output_tokens)
+        rates = self.prices.rates_of(asked) if self.prices else limits.rates
+        return rates.cost_nanousd(asked, said, cached, written)
 
 
 class LlmGateway:
@@ -112,6 +115,8 @@ class LlmGateway:
         self._models = models
         self._resolve = resolve
         self._connected = {name: _Connected(client) for name, client in (clients or {}).items()}
+        self._disbelieved: set[str] = set()
+        """Models of which the log has said so."""
         self._lock = asyncio.Lock()
 
     async def ask(self, name: str, prompt: Prompt, limits: Limits) -> Answer:
@@ -125,6 +130,9 @@ class LlmGateway:
         started = time.perf_counter()
         response = await _request(name, connected, prompt, names, limits)
         usage = _usage(response, round((time.perf_counter() - started) * 1e6))
+        if usage.disbelieved and name not in self._disbelieved:
+            self._disbelieved.add(name)
+            _log.warning("an endpoint claims token counts that no call has", extra={"model": name})
         try:
             message, data = _read(name, prompt, names, response)
         except StepError as error:
@@ -380,12 +388,16 @@ MOST_TOKENS = 1_000_000_000
 def _usage(response: ModelResponse, latency_us: int) -> Usage:
     usage = response.usage
     reasoning = (usage.details or {}).get("reasoning_tokens", 0)
+    cached = (usage.cache_read_tokens, usage.cache_write_tokens)
+    claims = (usage.input_tokens, usage.output_tokens, *cached, reasoning)
     return Usage(
         _believable(usage.input_tokens),
         _believable(usage.output_tokens),
         _believable(usage.cache_read_tokens),
         _believable(reasoning),
         latency_us,
+        # The library makes 0 of what it cannot read; no call has an empty prompt.
+        usage.input_tokens <= 0 or any(claimed != _believable(claimed) for claimed in claims),
     )
 
 

@@ -34,7 +34,8 @@ def _money(engine: Engine, run: Run) -> None:
     held = sum(_reserved(member) for member in family(engine, run))
     assert run.reserved_nanousd == held >= 0, f"{run.id}: {run.reserved_nanousd} reserved, {held} held"
     if run.budget_nanousd >= 0:
-        assert run.spent_nanousd + run.reserved_nanousd <= run.budget_nanousd, f"{run.id} is over its budget"
+        most = run.budget_nanousd + run.overrun_nanousd
+        assert run.spent_nanousd + run.reserved_nanousd <= most, f"{run.id} is over its budget"
 
 
 def _reserved(run: Run) -> int:
@@ -65,8 +66,22 @@ def _leases(engine: Engine) -> None:
             held.setdefault(worker, []).append(attempt)
     for worker in engine.fleet.workers.values():
         assert len(worker.leases) <= worker.slots, f"{worker.name} holds more than its slots"
+        limits = _suspects(engine, worker)
+        assert engine.fleet.suspects.get(worker.name, {}) == limits, f"suspects on {worker.name}"
+        assert len(worker.leases) <= min(limits.values(), default=worker.slots), f"company on {worker.name}"
         assert sorted(worker.leases) == sorted(held.pop(worker.name, [])), f"leases of {worker.name}"
     assert not held, f"leased to workers that are gone: {held}"
+
+
+def _suspects(engine: Engine, worker: fleet.Worker) -> dict[fleet.AttemptRef, int]:
+    """Suspect attempts of a worker, each with the company that it may have."""
+    found: dict[fleet.AttemptRef, int] = {}
+    for ref in worker.leases:
+        visit = engine.runs[ref[0]].visits.get(ref[1])
+        step = visit.steps.get(ref[2]) if visit is not None else None
+        if step is not None and step.shared_losses:
+            found[ref] = fleet.company(worker, step)
+    return found
 
 
 def _queues(engine: Engine) -> None:

@@ -264,3 +264,32 @@ def test_anthropic_answers_structured_questions(aimock: StartAimock):
 
     assert outputs(outcome) == {"draft": "Dear Ann"}
     assert server.requests()[0]["path"].startswith("/v1/messages")
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        {"prompt_tokens": -5, "completion_tokens": -100},
+        {"prompt_tokens": 1000, "completion_tokens": -7},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Failed to extract usage")
+def test_a_claim_of_nothing_or_less_counts_as_nothing_and_is_flagged(
+    provider: StartProvider, claimed: dict[str, int]
+):
+    """An endpoint cannot pay a run's budget back, and no call has an empty prompt."""
+    server = provider(200, completion("text", usage=claimed | {"total_tokens": 0}))
+    outcome = ask(settings(server.url), node(GENERATE))
+
+    assert outcome.usage is not None and outcome.usage.disbelieved
+    assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (0, 0)
+    assert outcome.cost_nanousd == 0
+
+
+def test_a_claim_that_can_be_is_not_flagged(provider: StartProvider):
+    """The usual case."""
+    server = provider(200, completion("text"))
+    outcome = ask(settings(server.url), node(GENERATE))
+
+    assert outcome.usage is not None and not outcome.usage.disbelieved
