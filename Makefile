@@ -9,7 +9,7 @@ READY := .venv/.ready
 LOCKS := requirements/uv.txt requirements/dev.txt requirements/local-llm-model.txt \
          tests/servers/package.json tests/servers/package-lock.json
 
-.PHONY: help setup demo test check bench dist golden lock clean ceph-packages
+.PHONY: help setup demo test check bench dist golden lock clean chaos chaos-ceph ceph-packages
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -49,6 +49,15 @@ check: setup  ## lint, format, types, import rules
 bench: setup  ## the throughput benchmark at its four loads, and the submission benchmark
 	for n in 1 8 64 256; do $(BIN)/python -m benchmarks.throughput --in-flight $$n --json || exit 1; done
 	$(BIN)/python -m benchmarks.submit --clients 32 --json
+
+ROUNDS ?= 5
+
+chaos: setup  ## real kills, ROUNDS times each; prints its seeds (HIVE_SEED=n repeats one)
+	HIVE_CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/chaos -s --timeout 1800
+
+chaos-ceph: setup  ## the same on Ceph's S3 gateway, whose processes die too (see ceph-packages)
+	HIVE_TEST_S3=ceph HIVE_CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s --timeout 1800 \
+	    tests/chaos/store_faults_test.py tests/chaos/worker_kills_test.py
 
 ceph-packages:  ## as root on Debian: Ceph's gateway, a second S3 server for chaos-ceph and benchmarks.s3
 	apt-get update -qq

@@ -11,17 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cluster import Cluster, ray_session, started
+from benchmarks.cluster import ray_session, started
 from hive_ray.config import Settings
-from hive_ray.control.queries import GetRun, WatchRun
-from hive_ray.core.commands import Submit
-from hive_ray.core.messages import StepContent
-from hive_ray.core.values import inline
-from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, NodeKind, NodePlan
 from hive_ray.state.access import open_state
 from hive_ray.state.segments import segment_name
 from hive_ray.state.store import Store
 from tests.chaos.journal_reader import Attempt, owner_at, read_history, track
+from tests.chaos.runs import all_ended, begin, effects_chain, function_pool
 from tests.servers.effects import CountingServer
 
 RUNS = 200
@@ -33,40 +29,11 @@ UNDER_WAY = 50
 PATIENCE_S = 420.0
 
 
-def effects_chain(steps: int) -> CompiledGraph:
-    """A chain of steps that each have one effect outside and are not idempotent."""
-    nodes = tuple(
-        NodePlan(
-            id=f"n{i}",
-            index=i,
-            kind=NodeKind.FUNCTION,
-            pool="function",
-            input_keys=("item",),
-            output_keys=("item",),
-            timeout_us=60_000_000,
-            function="count_effect",
-            out_edges=(i,) if i < steps - 1 else (),
-            reached_from=(1 << i) - 1,
-        )
-        for i in range(steps)
-    )
-    edges = tuple(
-        EdgePlan(id=f"e{i}", index=i, source=i, target=i + 1, condition=EdgeCondition.ON_SUCCESS)
-        for i in range(steps - 1)
-    )
-    return CompiledGraph("effects", f"effects-{steps}", 0, nodes, edges, max_steps=steps)
-
-
 def settings_in(folder: Path) -> Settings:
-    idle = {"num_cpus": 0, "slots": 1}
     return Settings.model_validate(
         {
             "state": {"url": folder.as_uri()},
-            "pools": {
-                "function": {"slots": SLOTS // 2, "num_cpus": 0, "workers": {"min": 2, "max": 2}},
-                "tool": idle,
-                "llm": idle,
-            },
+            "pools": function_pool(SLOTS // 2, 2),
             "tools": {"modules": ["tests.chaos.effects"]},
             "observe": {"log_level": "ERROR"},
         }
@@ -123,33 +90,14 @@ class Killer:
         return (folder / segment_name(0, number)).exists()
 
 
-async def all_ended(running: Cluster, runs: list[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    for run in runs:
-        status = ""
-        while status not in ("succeeded", "failed", "cancelled"):
-            assert time.monotonic() < deadline, f"run {run} is still {status}"
-            try:
-                (view,) = await running.ask(WatchRun(run, until_end=True))
-                status = view["status"]
-            except Exception:  # noqa: BLE001 - the controller is down again
-                await asyncio.sleep(0.05)
-
-
 async def scenario(settings: Settings, seed: int) -> Killer:
     """Submit all runs, kill, and see every run to its end."""
     async with started(settings) as running:
-        graph = effects_chain(STEPS)
-        running.add_graph(graph)
-        content = StepContent(outputs={"item": inline("x")})
-        runs = [f"run-{i:04d}" for i in range(RUNS)]
-        await running.ask(*(Submit(run, "chaos", "default", "chaos", graph.version, content) for run in runs))
+        runs = await begin(running, effects_chain(STEPS), RUNS)
         killer = Killer(open_state(settings), seed)
         await killer.run()
-        await all_ended(running, runs)
-        for run in runs:
-            (view,) = await running.ask(GetRun(run))
-            assert view["status"] == "succeeded", view["message"]
+        views = await all_ended(running, runs, PATIENCE_S)
+        assert {view["status"] for view in views} == {"succeeded"}, views[0]["message"]
         return killer
 
 

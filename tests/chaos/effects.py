@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from pathlib import Path
 
 import httpx2
 
@@ -23,6 +25,28 @@ async def count_effect(item: str, *, context: ToolContext) -> dict[str, str]:
 async def count_idempotent_effect(item: str, *, context: ToolContext) -> dict[str, str]:
     """The same effect, declared as one that may be repeated."""
     await _post(item, context)
+    return {"item": item}
+
+
+@function(idempotent=False, timeout_s=60)
+def gated_effect(item: str, context: ToolContext) -> dict[str, str]:
+    """One effect that does not happen while the gate is closed."""
+    return _gated(item, context)
+
+
+@function(idempotent=True, timeout_s=60)
+def gated_idempotent_effect(item: str, context: ToolContext) -> dict[str, str]:
+    """The same effect, declared as one that may be repeated."""
+    return _gated(item, context)
+
+
+def _gated(item: str, context: ToolContext) -> dict[str, str]:
+    gate = Path(os.environ["EFFECTS_GATE"])
+    with Path(f"{gate}-reached").open("a") as reached:
+        reached.write(f"{os.getpid()}\n")
+    while gate.exists():
+        time.sleep(0.02)
+    asyncio.run(_post(item, context))
     return {"item": item}
 
 

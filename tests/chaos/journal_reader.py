@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +38,11 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Recorded] = field(default_factory=list)
 
-    def ends(self) -> Counter[str]:
-        """How runs ended, by event kind."""
+    def ends(self, runs: Collection[str] = ()) -> Counter[str]:
+        """How runs ended (all of them, or those named), by event kind."""
         kinds = ("RunSucceeded", "RunFailed", "RunCancelled")
-        return Counter(type(r.event).__name__ for r in self.events if type(r.event).__name__ in kinds)
+        events = [r.event for r in self.events if not runs or r.event.run in runs]
+        return Counter(type(event).__name__ for event in events if type(event).__name__ in kinds)
 
     def attempts(self) -> dict[tuple[str, int, int], int]:
         """Highest attempt of each step."""

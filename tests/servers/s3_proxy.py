@@ -65,6 +65,7 @@ class S3Proxy:
         delay_s: added to every request.
         storm: faults at random, as long as it is set.
         requests: methods and paths of all requests, in order.
+        lost: held requests whose client died.
     """
 
     def __init__(self, upstream: str, delay_s: float = 0.0) -> None:
@@ -72,6 +73,7 @@ class S3Proxy:
         self.storm: Storm | None = None
         self.requests: list[tuple[str, str]] = []
         self.suffered: Counter[Fault] = Counter()
+        self.lost = 0
         self._host, _, port = upstream.removeprefix("http://").partition(":")
         self._port = int(port)
         self._next: list[tuple[Fault, str, str]] = []
@@ -106,7 +108,7 @@ class S3Proxy:
         self.storm = None
 
     def hold(self, method: str = "", path: str = "") -> None:
-        """From now on keep such requests, unforwarded and unanswered."""
+        """From now on keep such requests, unforwarded and unanswered; those of clients that die are lost."""
         self._held = (method, path)
 
     def release(self) -> None:
@@ -128,16 +130,18 @@ class S3Proxy:
         """One kept-alive connection of a client."""
         # Cancelled: the proxy ends while a client keeps its connection.
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while await self._answer(await _request(reader), writer):
+            while await self._answer(await _request(reader), reader, writer):
                 await writer.drain()
         writer.close()
 
-    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Treat one request; False ends the connection."""
         self.requests.append((request.method, request.path))
         await asyncio.sleep(self.delay_s)
-        while self._held is not None and _fits(request, *self._held):  # noqa: ASYNC110 - a thread releases
-            await asyncio.sleep(0.01)
+        if not await self._released(request, reader):
+            return False
         fault = self._fault(request)
         if fault is not None:
             self.suffered[fault] += 1
@@ -158,6 +162,15 @@ class S3Proxy:
         if fault is Fault.UNANSWERED:
             return False
         writer.write(_empty(b"500 Internal Server Error") if fault is Fault.SPOILED else answer)
+        return True
+
+    async def _released(self, request: _Request, reader: asyncio.StreamReader) -> bool:
+        """Wait while such requests are held; False if the client is gone by then."""
+        while self._held is not None and _fits(request, *self._held):
+            if reader.at_eof():
+                self.lost += 1
+                return False
+            await asyncio.sleep(0.01)
         return True
 
     def _fault(self, request: _Request) -> Fault | None:
