@@ -10,7 +10,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from hive_ray.observe.logging import bound
-from serve import problems, routes_agents, routes_health, routes_people, routes_runs
+from serve import (
+    problems,
+    routes_agents,
+    routes_bulk,
+    routes_forks,
+    routes_health,
+    routes_people,
+    routes_runs,
+)
 from serve.backend import Backend
 from serve.problems import Problem
 
@@ -38,7 +46,7 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
         redoc_url=None,
     )
     app.state.backend = backend
-    for routes in (routes_runs, routes_people, routes_agents, routes_health):
+    for routes in (routes_runs, routes_forks, routes_bulk, routes_people, routes_agents, routes_health):
         app.include_router(routes.router)
     problems.install(app)
     app.add_middleware(Door, names_answers=not behind_proxy)

@@ -15,7 +15,7 @@ import msgspec
 from hive_ray.config import Settings
 from hive_ray.control.queries import GetRun, Request
 from hive_ray.control.views import RunView
-from hive_ray.core.commands import Refused
+from hive_ray.core.commands import Fork, Refused, Submit
 from hive_ray.core.messages import StepContent
 from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.core.values import decode as decode_value
@@ -23,10 +23,11 @@ from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph, extract_facts
 from hive_ray.state.access import content_codec, open_blobs, open_state
 from hive_ray.state.blobs import BlobRef
+from hive_ray.state.run_events import RunEvents
 from serve.acceptance import Acceptance
 from serve.history import History
 from serve.link import Ask, Link
-from serve.problems import invalid, refused
+from serve.problems import Problem, invalid, refused
 
 PARTITION_BITS = 12
 TEAM = "default"
@@ -48,6 +49,7 @@ class Backend:
         self.blobs = open_blobs(settings, store)
         self.acceptance = Acceptance(settings, self.blobs)
         self.history = History(store, content_codec(settings))
+        self.run_events = RunEvents(store, content_codec(settings), 0)
         self.requests: dict[tuple[str, int], int] = {}
         """Answers by method and status."""
         self._standing = standing
@@ -73,6 +75,23 @@ class Backend:
 
     async def run(self, run_id: str) -> RunView:
         return await self.view(GetRun(run_id))
+
+    async def begun(self, command: Submit | Fork) -> RunView:
+        """The run that a command begins.
+
+        Raises:
+            Problem: the controller refused, or whether the run began is not known; it names the run.
+        """
+        try:
+            found = await self.link.run(command)
+        except Unavailable as error:
+            said = (
+                f"{error}; whether run {command.run} began is not known: look at it, or repeat under its key"
+            )
+            raise Problem(503, "unavailable", said, (), 1.0, command.run) from error
+        if isinstance(found, Refused):
+            raise refused(found, command.run if found.problem == "unavailable" else "")
+        return found
 
     async def read(self, request: Request, shape: type[Any]) -> Any:
         """The value of an answer in its shape.

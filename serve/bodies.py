@@ -34,6 +34,68 @@ class Submission(Body):
         return self
 
 
+class BatchItem(Submission):
+    """One of many runs to begin."""
+
+    idempotency_key: str = Field(default="", max_length=255)
+
+
+class Batch(Body):
+    """Runs to begin; each is looked at by itself (``BatchItem``), so that a bad one spoils no other."""
+
+    runs: list[Any] = Field(min_length=1, max_length=1000)
+
+
+class ForkRequest(Body):
+    """Where a run is cut, and what is different from there on."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    from_: str = Field(alias="from", min_length=1)
+    """Id of the node before which it is cut."""
+    visit: int = Field(default=0, ge=0)
+    """Which visit of the node, from 1; 0: the last."""
+    input: dict[str, Any] = {}
+    """Values that replace those in the run's memory."""
+    agent: Name | None = None
+    budget_usd: Usd | None = None
+    deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+
+
+class Resumption(Body):
+    """What a run that takes the place of a failed one is to have; nothing for a paused one."""
+
+    budget_usd: Usd | None = None
+    deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+
+
+class Selection(Body):
+    """Which runs: by id, or all that fit every filter that is given."""
+
+    ids: list[str] = Field(default=[], max_length=1000)
+    status: str = ""
+    """One or several, with commas."""
+    agent: str = ""
+    older_than_s: float = Field(default=0, ge=0)
+    dead_lettered: bool = False
+    all: bool = False
+    """Needed to select without any filter."""
+    reason: str = Field(default="", max_length=2000)
+    limit: int = Field(default=100, ge=1, le=1000)
+    """Runs in one call."""
+    cursor: str = ""
+    """``next_cursor`` of the call before."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> Selection:
+        filters = (self.status, self.agent, self.older_than_s, self.dead_lettered)
+        if not (self.ids or any(filters) or self.all):
+            raise ValueError("give ids, a filter, or all: true")
+        if self.ids and (any(filters) or self.all):
+            raise ValueError("give either ids or filters")
+        return self
+
+
 class Reason(Body):
     """Why an operator does it."""
 

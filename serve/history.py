@@ -63,8 +63,7 @@ class History:
         names = _Names()
         found: list[dict[str, Any]] = []
         for recorded in self._recorded(manifest, view, after_seq):
-            if isinstance(recorded.event, ev.NodeEntered):
-                names[recorded.event.serial] = recorded.event.node_id
+            names.note(recorded.event)
             if recorded.seq > after_seq:
                 found.append(shapes.event(recorded, names))
             if len(found) >= limit:
@@ -94,26 +93,27 @@ class History:
         return max(at - 1, 0)
 
     def _name_earlier(
-        self, manifest: HistoryManifest, view: RunView, found: list[dict[str, Any]], names: dict[int, str]
+        self, manifest: HistoryManifest, view: RunView, found: list[dict[str, Any]], names: _Names
     ) -> None:
         unnamed = {e["serial"] for e in found if not e["node"] and "serial" in e} - set(names)
         for number in reversed([number for number in view.segments if number > manifest.covered]):
             if not unnamed:
                 break
             for event in self._entered(view.run_id, number):
-                names[event.serial] = event.node_id
-                unnamed.discard(event.serial)
+                names.note(event)
+            unnamed -= set(names)
         if unnamed:
             names.update(visit_nodes(self._store, manifest, view.run_id))
         for event in found:
             event["node"] = event["node"] or names.get(event.get("serial", -1), "")
 
-    def _entered(self, run_id: str, number: int) -> Iterator[ev.NodeEntered]:
+    def _entered(self, run_id: str, number: int) -> Iterator[ev.Event]:
+        """The events that name visits."""
         segment = self._segment(number)
         for row in segment.columns.rows():
-            if row.run == run_id and row.kind == "NodeEntered":
+            if row.run == run_id and row.kind in ("NodeEntered", "RunForked"):
                 event = decode_event(segment.name, row)
-                if isinstance(event, ev.NodeEntered):
+                if event is not None:
                     yield event
 
     def _segment(self, number: int) -> Segment:
@@ -136,3 +136,10 @@ class History:
 
 class _Names(dict[int, str]):
     """Serial number of a visit to its node's id."""
+
+    def note(self, event: ev.Event) -> None:
+        """An event that enters a visit names it; a fork names those that it takes over."""
+        if isinstance(event, ev.NodeEntered):
+            self[event.serial] = event.node_id
+        elif isinstance(event, ev.RunForked):
+            self.update(zip(event.origin.serials, event.origin.again, strict=True))

@@ -117,12 +117,16 @@ async def _hive_error(request: Request, error: Exception) -> Response:
 
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    return respond(request, of_validation(error.errors()))
+
+
+def of_validation(errors: Sequence[Any], *inside: str) -> Problem:
+    """What pydantic found wrong; ``inside``: the place of what it looked at."""
     faults = [
-        Fault(".".join(str(part) for part in item["loc"]), item["msg"], _expected(item))
-        for item in error.errors()
+        Fault(".".join([*inside, *(str(part) for part in item["loc"])]), item["msg"], _expected(item))
+        for item in errors
     ]
-    detail = "; ".join(str(fault) for fault in faults)
-    return respond(request, Problem(422, "invalid", detail, faults))
+    return Problem(422, "invalid", "; ".join(str(fault) for fault in faults), faults)
 
 
 def _expected(item: dict[str, Any]) -> str:
@@ -142,6 +146,12 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 def respond(request: Request, problem: Problem) -> Response:
     """The response of a problem."""
+    headers = {"Retry-After": str(math.ceil(problem.retry_after_s))} if problem.retry_after_s else {}
+    return Response(msgspec.json.encode(body_of(request, problem)), problem.status, headers, MEDIA_TYPE)
+
+
+def body_of(request: Request, problem: Problem) -> dict[str, Any]:
+    """A problem as JSON (RFC 9457)."""
     body: dict[str, Any] = {
         "type": f"urn:hive-ray:{problem.kind}",
         "title": HTTPStatus(problem.status).phrase,
@@ -157,5 +167,4 @@ def respond(request: Request, problem: Problem) -> Response:
         ]
     if problem.run_id:
         body["run_id"] = problem.run_id
-    headers = {"Retry-After": str(math.ceil(problem.retry_after_s))} if problem.retry_after_s else {}
-    return Response(msgspec.json.encode(body), problem.status, headers, MEDIA_TYPE)
+    return body

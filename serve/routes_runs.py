@@ -13,13 +13,13 @@ from fastapi.responses import StreamingResponse
 
 from hive_ray.control.queries import GetAgent, ListRuns, WatchRun
 from hive_ray.control.views import AgentView, RunLine, RunView
-from hive_ray.core.commands import Cancel, Complete, Pause, Refused, Resume, Signal, Submit
+from hive_ray.core.commands import Cancel, Complete, Pause, Signal, Submit
 from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
 from serve.backend import TEAM, Backend, check_size, digest_of, new_run_id
 from serve.bodies import Completion, Message, Reason, Submission
-from serve.problems import Problem, invalid, refused
+from serve.problems import Problem, invalid
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -47,12 +47,25 @@ async def submit(
 ) -> Response:
     """Accepted as soon as it is durable. Repeating an ``Idempotency-Key`` gives the same run."""
     backend = backend_of(request)
+    command = await submission(backend, body, request.state.request_id, idempotency_key, traceparent)
+    return begun(await backend.begun(command))
+
+
+def begun(view: RunView) -> Response:
+    """202 with where to look."""
+    return answer(accepted(view), 202, {"Location": f"/v1/runs/{view.run_id}"})
+
+
+async def submission(
+    backend: Backend, body: Submission, request_id: str, idempotency_key: str, traceparent: str
+) -> Submit:
+    """The command of one submission, its graph accepted and its large values written."""
     check_size(body.input, backend.settings.limits.max_input_bytes, "body.input")
     graph = await _graph_of(backend, body)
     run_id = new_run_id()
-    command = Submit(
+    return Submit(
         run_id,
-        request.state.request_id,
+        request_id,
         TEAM,
         body.agent or graph.id,
         graph.version,
@@ -63,7 +76,6 @@ async def submit(
         _deadline_us(backend, body, graph),
         traceparent=traceparent,
     )
-    return _accepted(await _begun(backend, command))
 
 
 async def _graph_of(backend: Backend, body: Submission) -> CompiledGraph:
@@ -88,27 +100,18 @@ def _digest(body: Submission, graph: CompiledGraph) -> str:
     return digest_of(told)
 
 
-async def _begun(backend: Backend, command: Submit) -> RunView:
-    try:
-        found = await backend.link.run(command)
-    except Unavailable as error:
-        said = f"{error}; whether run {command.run} began is not known: look at it, or repeat under its key"
-        raise Problem(503, "unavailable", said, (), 1.0, command.run) from error
-    if isinstance(found, Refused):
-        raise refused(found, command.run if found.problem == "unavailable" else "")
-    return found
-
-
-def _accepted(view: RunView) -> Response:
-    """The same bytes for every repeat, however far the run is."""
-    body = {
+def accepted(view: RunView) -> dict[str, Any]:
+    """The same for every repeat, however far the run is."""
+    body: dict[str, Any] = {
         "run_id": view.run_id,
         "status": "accepted",
         "graph_version": view.graph_version,
         "submitted_at": shapes.iso(view.submitted_us),
         "links": shapes.links(view.run_id),
     }
-    return answer(body, 202, {"Location": f"/v1/runs/{view.run_id}"})
+    if view.origin is not None:
+        body["forked_from"] = shapes.origin(view.origin)
+    return body
 
 
 # --- looking -----------------------------------------------------------------------------------------
@@ -122,9 +125,13 @@ async def list_runs(
     before: str = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     children: bool = False,
+    dead_lettered: bool = False,
 ) -> Response:
-    """``next_before`` of one page is ``before`` of the next; it is null on the last."""
-    query = ListRuns(TEAM, status, agent, before, limit, children)
+    """``next_before`` of one page is ``before`` of the next; it is null on the last.
+
+    ``status`` may name several, with commas. ``dead_lettered`` shows those that nobody has resumed yet.
+    """
+    query = ListRuns(TEAM, status, agent, before, limit, children, dead_lettered)
     lines: list[RunLine] = await backend_of(request).read(query, list[RunLine])
     following = lines[-1].run_id if len(lines) == limit else None
     return answer({"runs": [shapes.line(line) for line in lines], "next_before": following})
@@ -244,11 +251,6 @@ async def cancel(request: Request, run_id: str, body: Reason | None = None) -> R
 async def pause(request: Request, run_id: str, body: Reason | None = None) -> Response:
     view = await backend_of(request).view(Pause(run_id, body.reason if body else ""))
     return answer(shapes.run(view))
-
-
-@router.post("/{run_id}/resume", summary="Go on after a pause")
-async def resume(request: Request, run_id: str) -> Response:
-    return answer(shapes.run(await backend_of(request).view(Resume(run_id))))
 
 
 @router.post("/{run_id}/signal", summary="Say something to a run that waits for its client")

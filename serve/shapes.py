@@ -11,6 +11,7 @@ import msgspec
 
 from hive_ray.control.views import AgentView, RunLine, RunView, StepView, WaitView
 from hive_ray.core import events as ev
+from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent, Usage
 from hive_ray.core.values import Value, decode
 from hive_ray.state.records import Recorded
@@ -68,10 +69,25 @@ def run(view: RunView) -> dict[str, Json]:
         "paused": view.paused,
         "failure": failure(view),
         "parent": view.parent or None,
+        "forked_from": origin(view.origin) if view.origin is not None else None,
+        "resumed_as": view.resumed_as or None,
         "seq": view.seq,
         "steps": [step(item) for item in view.steps],
         "waits": [wait(item) for item in view.waits],
         "links": links(view.run_id),
+    }
+
+
+def origin(found: Origin) -> dict[str, Json]:
+    """Where a run was forked from; a resumed one names no node."""
+    return {
+        "run_id": found.run,
+        "seq": found.seq,
+        "node": found.node or None,
+        "visit": found.visit or None,
+        "resumes": found.resumes,
+        "begins_again": list(found.again),
+        "may_repeat": list(found.repeats),
     }
 
 
@@ -120,6 +136,9 @@ def line(view: RunLine) -> dict[str, Json]:
         "finished_at": iso(view.finished_us),
         "cost_usd": usd(view.spent_nanousd),
         "parent": view.parent or None,
+        "forked_from": view.origin or None,
+        "dead_lettered": view.dead_lettered,
+        "resumed_as": view.resumed_as or None,
     }
 
 
@@ -132,7 +151,7 @@ def agent(view: AgentView) -> dict[str, Json]:
 
 _INSIDE = (
     *("run", "node", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent"),
-    *("floor", "ancestors", "edge", "edges", "targets", "dropped", "inputs"),
+    *("floor", "ancestors", "edge", "edges", "targets", "dropped", "inputs", "origin"),
 )
 """Fields of the run as a whole, and positions that mean something to the core only."""
 
@@ -156,6 +175,8 @@ def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
         if key in _INSIDE or item in (None, "", (), []):
             continue
         body.update(_named(key, item, fact))
+    if isinstance(fact, ev.RunForked):
+        body["forked_from"] = origin(fact.origin)
     return body | _content(recorded.content)
 
 

@@ -61,6 +61,8 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Nodes of the visits that were under way and begin again."""
     repeats: tuple[str, ...] = ()
     """Those of them that may have taken effect in the parent and are not declared idempotent."""
+    serials: tuple[int, ...] = ()
+    """Serial numbers of the visits that begin again, as ``again`` names their nodes."""
 
 
 class RunForked(Event, frozen=True, gc=False):

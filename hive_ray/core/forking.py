@@ -42,6 +42,11 @@ class Cut(NamedTuple):
     repeats: tuple[str, ...] = ()
     """Those of them whose work had started, may have taken effect, and is not declared idempotent."""
 
+    def origin(self, parent: str, resumes: bool = False) -> ev.Origin:
+        """What the new run's first event says about where it comes from."""
+        serials = tuple(self.state.visits)
+        return ev.Origin(parent, self.seq, self.node, self.visit, resumes, self.again, self.repeats, serials)
+
 
 class Boundary(NamedTuple):
     """A place at which a run can be cut: before ``seq``, where the visit was about to be entered."""

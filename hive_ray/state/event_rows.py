@@ -92,7 +92,7 @@ class Told:
 
     def prepare(self, rows: list[Row]) -> None:
         """Look up at once all runs of a stretch of journal that began before it."""
-        begun = {row.run for row in rows if row.kind == "RunSubmitted"}
+        begun = {row.run for row in rows if row.kind in _BEGINNINGS}
         unknown = {row.run for row in rows if row.run} - begun - self._runs.keys()
         if unknown and self._look_up is not None:
             self._runs.update(self._look_up(sorted(unknown)))
@@ -111,7 +111,7 @@ class Told:
 
     def note(self, event: ev.Event) -> RunFacts:
         """Take in what an event tells of its run, and return all that is known."""
-        if isinstance(event, ev.RunSubmitted):
+        if isinstance(event, (ev.RunSubmitted, ev.RunForked)):
             facts = self._runs[event.run] = facts_of(event)
             return facts
         facts = self.of(event.run)
@@ -126,8 +126,14 @@ class Told:
         return facts
 
 
-def facts_of(event: ev.RunSubmitted) -> RunFacts:
-    """What ``RunSubmitted`` tells of its run."""
+_BEGINNINGS = frozenset({"RunSubmitted", "RunForked"})
+
+
+def facts_of(event: ev.RunSubmitted | ev.RunForked) -> RunFacts:
+    """What the first event of a run tells of it; a fork begins with visits of its parent."""
+    again = (
+        zip(event.origin.serials, event.origin.again, strict=True) if isinstance(event, ev.RunForked) else ()
+    )
     return RunFacts(
         event.team,
         event.request_id,
@@ -136,6 +142,7 @@ def facts_of(event: ev.RunSubmitted) -> RunFacts:
         event.graph,
         # W3C trace context: version-trace-span-flags.
         event.traceparent.split("-")[1] if event.traceparent.count("-") == 3 else None,
+        {serial: Place(node, "", "") for serial, node in again},
     )
 
 

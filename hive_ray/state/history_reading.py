@@ -17,7 +17,7 @@ from hive_ray.state.records import decode_event
 from hive_ray.state.segments import Row
 from hive_ray.state.store import Store
 
-_FACTS = frozenset({"RunSubmitted", "NodeEntered", "StepQueued", "EdgesTaken"})
+_FACTS = frozenset({"RunSubmitted", "RunForked", "NodeEntered", "StepQueued", "EdgesTaken"})
 _WHOLE_BYTES = 1 << 20
 """Files up to this size are read whole: one request is cheaper than the three of a ranged read."""
 
@@ -106,9 +106,9 @@ def visit_nodes(store: Store, manifest: HistoryManifest, run: str) -> dict[int, 
     """The node of each visit of a run that began in the history, by serial number."""
     nodes: dict[int, str] = {}
     for file in manifest.of("events", run):
-        columns = ("run_id", "kind", "visit", "node")
+        columns = ("run_id", "visit", "node")
         for line in parquet.read_runs(file, open_file(store, file), [run], columns).to_pylist():
-            if line["kind"] == "NodeEntered":
+            if line["visit"] is not None and line["node"]:
                 nodes[line["visit"]] = line["node"]
     return nodes
 

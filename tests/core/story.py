@@ -20,7 +20,7 @@ from hive_ray.core.commands import (
     Submit,
 )
 from hive_ray.core.engine import Engine
-from hive_ray.core.events import EVENTS, Draft, Origin
+from hive_ray.core.events import EVENTS, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
     Lease,
@@ -152,9 +152,7 @@ class Story:
             return cut
         changed = content(**(given or {}))
         forking.change(cut.state, changed.outputs, changed.facts)
-        origin = Origin(
-            parent, cut.seq, cut.node, cut.visit, fields.pop("resumes", False), cut.again, cut.repeats
-        )
+        origin = cut.origin(parent, fields.pop("resumes", False))
         carried = msgspec.structs.replace(changed, state=encode_run(cut.state))
         command = Fork(new, "q", "team", "agent", cut.state.graph, carried, origin, **fields)
         return self.tell(command)

@@ -1,0 +1,174 @@
+"""Runs that go on from another's state: the parent's events are read and cut here, not at the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hive_ray.control.views import RunView
+from hive_ray.core import forking
+from hive_ray.core.commands import Fork, Refused
+from hive_ray.core.forking import Cut
+from hive_ray.core.messages import StepContent
+from hive_ray.core.run import Run, encode_run
+from hive_ray.core.values import Value
+from hive_ray.errors import Conflict, Corrupt, ObjectMissing
+from hive_ray.graph.compiled import CompiledGraph
+from hive_ray.state.blobs import BlobRef
+from serve.backend import TEAM, Backend, check_size, digest_of, new_run_id
+from serve.bodies import ForkRequest
+from serve.problems import Problem, invalid, refused
+
+NANO = 1_000_000_000
+
+
+class Terms(NamedTuple):
+    """What a new run has of its own; what is None is its parent's or its graph's."""
+
+    request_id: str
+    idempotency_key: str = ""
+    traceparent: str = ""
+    agent: str | None = None
+    budget_nanousd: int | None = None
+    deadline_s: float | None = None
+
+    def digest(self, asked: list[Any]) -> str:
+        """By which a repeat under the key is told from another request."""
+        told = [*asked, self.agent, self.budget_nanousd, self.deadline_s]
+        return digest_of(told) if self.idempotency_key else ""
+
+    @property
+    def deadline_us(self) -> int:
+        """Wall time; 0: the graph's default."""
+        return 0 if self.deadline_s is None else time.time_ns() // 1000 + int(self.deadline_s * 1e6)
+
+
+class Branch(NamedTuple):
+    """A parent and the place at which it is cut."""
+
+    view: RunView
+    graph: CompiledGraph
+    cut: Cut
+    resumes: bool = False
+
+
+async def fork(backend: Backend, parent: str, body: ForkRequest, terms: Terms) -> RunView:
+    """Begin a run with the state that another had before it entered a node.
+
+    Raises:
+        Problem: there is no such place, or a value that no node reads.
+    """
+    check_size(body.input, backend.settings.limits.max_input_bytes, "body.input")
+    view = await backend.run(parent)
+    graph = await backend.acceptance.known(view.graph_version)
+    events = await _events(backend, view)
+    cut = await asyncio.to_thread(_checked, view, forking.before_node, events, graph, body.from_, body.visit)
+    _check_keys(graph, cut.state, body.input)
+    digest = terms.digest([parent, body.from_, body.visit, body.input])
+    return await _begun(backend, Branch(view, graph, cut), body.input, terms, digest)
+
+
+async def resume(backend: Backend, view: RunView, terms: Terms) -> RunView:
+    """Begin a run in the place of one that failed or was cancelled; it has one successor for ever.
+
+    Raises:
+        Problem: it succeeded.
+        Conflict: it is part of another run, or its successor has ended without success too.
+    """
+    if view.parent:
+        raise Conflict(f"run {view.run_id} is part of run {view.parent}: resume that one")
+    if view.resumed_as:
+        return await _successor(backend, view)
+    graph = await backend.acceptance.known(view.graph_version)
+    events = await _events(backend, view)
+    cut = await asyncio.to_thread(_checked, view, forking.before_end, events, graph)
+    return await _begun(backend, Branch(view, graph, cut, True), {}, terms, "")
+
+
+async def _successor(backend: Backend, view: RunView) -> RunView:
+    found = await backend.run(view.resumed_as)
+    if found.status in ("failed", "cancelled"):
+        raise Conflict(
+            f"run {view.run_id} was resumed as {found.run_id}, which is {found.status}: resume that one"
+        )
+    return found
+
+
+async def _events(backend: Backend, view: RunView) -> list[forking.Told]:
+    def read() -> list[forking.Told]:
+        return list(backend.run_events.read(view.run_id, 0, view.segments))
+
+    return await asyncio.to_thread(read)
+
+
+def _checked(view: RunView, cut: Callable[..., Cut | Refused], *arguments: Any) -> Cut:
+    """A cut, or the problem that there is none."""
+    try:
+        found = cut(*arguments)
+    except ValueError as error:
+        raise Corrupt(f"events of {view.run_id}", str(error)) from error
+    if isinstance(found, Refused):
+        raise refused(found)
+    return found
+
+
+def _check_keys(graph: CompiledGraph, state: Run, given: Mapping[str, Any]) -> None:
+    known = forking.known_keys(graph, state)
+    for key in given:
+        if key not in known:
+            remedy = f"give one of {', '.join(sorted(known)) or 'none: nothing is read'}"
+            raise invalid(f"body.input.{key}", "is a key that no node reads or writes", remedy)
+
+
+async def _begun(
+    backend: Backend, branch: Branch, given: Mapping[str, Any], terms: Terms, digest: str
+) -> RunView:
+    view, graph, cut, resumes = branch
+    run_id = new_run_id()
+    content = await backend.content(run_id, graph, given)
+    forking.change(cut.state, content.outputs, content.facts)
+    await asyncio.to_thread(_own_blobs, backend, run_id, cut.state)
+    command = Fork(
+        run_id,
+        terms.request_id,
+        TEAM,
+        terms.agent or view.agent,
+        view.graph_version,
+        StepContent(content.outputs, content.facts, state=encode_run(cut.state)),
+        cut.origin(view.run_id, resumes),
+        digest,
+        terms.idempotency_key,
+        view.budget_nanousd if terms.budget_nanousd is None else terms.budget_nanousd,
+        terms.deadline_us,
+        traceparent=terms.traceparent,
+    )
+    return await backend.begun(command)
+
+
+def _own_blobs(backend: Backend, run_id: str, state: Run) -> None:
+    """Copy what the parent holds as blobs, so that neither run's content depends on the other's.
+
+    Raises:
+        Problem: a blob is gone: the parent's content was forgotten.
+    """
+    copies: dict[str, str] = {}
+
+    def own(value: Value) -> Value:
+        if not value.blob or value.blob.split("/")[1] == run_id:
+            return value
+        if value.blob not in copies:
+            data = backend.blobs.get(BlobRef(value.blob, value.size))
+            copies[value.blob] = backend.blobs.put(run_id, data).name
+        return msgspec.structs.replace(value, blob=copies[value.blob])
+
+    try:
+        state.memory = {key: own(value) for key, value in state.memory.items()}
+        state.conversation = [
+            msgspec.structs.replace(turn, value=own(turn.value)) for turn in state.conversation
+        ]
+    except ObjectMissing as error:
+        raise Problem(409, "conflict", f"the parent's content is gone: {error}") from error
