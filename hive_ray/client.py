@@ -12,13 +12,15 @@ from __future__ import annotations
 import html
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 import httpx2
 
+from hive_ray import bulk
 from hive_ray.errors import (
     Conflict,
     Fault,
@@ -161,8 +163,49 @@ class Run:
         """Start no further steps; what is under way ends."""
         return self._client.post(self._path("/pause"), {"reason": reason})
 
-    def resume(self) -> dict[str, Any]:
-        return self._client.post(self._path("/resume"))
+    def resume(
+        self, *, budget_usd: Decimal | str | float | None = None, deadline_s: float | None = None
+    ) -> dict[str, Any]:
+        """Let it go on after a pause; if it failed or was cancelled, a new run takes its place.
+
+        Args:
+            budget_usd: ceiling of the new run; by default that of this one.
+            deadline_s: of the new run, from now.
+
+        Returns:
+            The run that goes on: ``run_id`` is another's if this one had ended. Asking again gives the same.
+        """
+        body = {key: item for key, item in (("deadline_s", deadline_s),) if item is not None}
+        return self._client.post(self._path("/resume"), body | _usd(budget_usd))
+
+    def fork(
+        self,
+        node: str,
+        *,
+        visit: int = 0,
+        input: Mapping[str, Json] | None = None,
+        agent: str | None = None,
+        budget_usd: Decimal | str | float | None = None,
+        deadline_s: float | None = None,
+        idempotency_key: str = "",
+    ) -> Run:
+        """Begin a run with the state that this one had before it entered a node; this one does not notice.
+
+        Args:
+            visit: which visit of the node, from 1; 0: the last.
+            input: values that replace those in memory.
+
+        Raises:
+            UserError: the run never visited the node; the message lists what it visited.
+        """
+        body: dict[str, Any] = {"from": node, "visit": visit, "input": checked_json(dict(input or {}))}
+        body |= _usd(budget_usd)
+        if agent is not None:
+            body["agent"] = agent
+        if deadline_s is not None:
+            body["deadline_s"] = deadline_s
+        answer = self._client.post_once(self._path("/fork"), body, idempotency_key)
+        return Run(self._client, answer["run_id"])
 
     def signal(self, said: Json, node: str = "") -> dict[str, Any]:
         """Say something to a run that waits for its client."""
@@ -240,18 +283,36 @@ class Client:
             InputError: the input is refused.
             Unavailable: nobody answered; with a key the submission may be repeated.
         """
-        body: dict[str, Any] = {"input": checked_json(dict(input or {}))}
-        if graph is not None:
-            body["graph"] = graph_content(graph)
-        if agent is not None:
-            body["agent"] = agent
-        if budget_usd is not None:
-            body["budget_usd"] = str(budget_usd)
-        if deadline_s is not None:
-            body["deadline_s"] = deadline_s
+        body = _submission(graph, input=input, agent=agent, budget_usd=budget_usd, deadline_s=deadline_s)
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._send("POST", "/v1/runs", body, headers=headers, repeat=bool(idempotency_key))
         return Run(self, answer["run_id"])
+
+    def submit_many(self, submissions: Iterable[Mapping[str, Any]]) -> list[Run | HiveError]:
+        """Begin many runs at once, each given by the arguments that ``submit`` takes, by name.
+
+        Returns:
+            In the same order the run, or why it was refused: a bad submission spoils no other.
+        """
+        bodies = [_submission(**one) | {"idempotency_key": _key_of(one)} for one in submissions]
+        return [self._one_of_many(told) for told in bulk.submitted(self.post, bodies)]
+
+    def _one_of_many(self, told: Mapping[str, Any]) -> Run | HiveError:
+        return Run(self, told["run_id"]) if told["status"] == 202 else _error_of(told["kind"], told)
+
+    def cancel_runs(self, **selection: Json) -> dict[str, Any]:
+        """End all live runs that fit: ``ids``, or ``status``, ``agent``, ``older_than_s``, ``dead_lettered``;
+        ``all=True`` to give no filter. ``reason`` is kept with each.
+
+        Returns:
+            Counts (``selected``, ``done``, ``refused``), ``runs`` and ``problems``.
+        """
+        return bulk.totals(bulk.steered(self.post, "cancel", selection))
+
+    def resume_runs(self, **selection: Json) -> dict[str, Any]:
+        """Resume all runs that fit, as ``Run.resume`` does; selected as in ``cancel_runs``, by ``ids``,
+        ``status`` or ``dead_lettered``."""
+        return bulk.totals(bulk.steered(self.post, "resume", selection))
 
     def run(self, run_id: str) -> Run:
         """A run by its id; not asked for yet."""
@@ -315,6 +376,11 @@ class Client:
 
     def post(self, path: str, body: Json = None, *, repeat: bool = True) -> Json:
         return self._send("POST", path, body, repeat=repeat)
+
+    def post_once(self, path: str, body: Json, idempotency_key: str = "") -> Json:
+        """A request that may be sent twice and has its effect once."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._send("POST", path, body, headers=headers)
 
     def _send(
         self,
@@ -390,6 +456,35 @@ def up(
     return Client(record.url)
 
 
+def _submission(
+    graph: GraphLike | None = None,
+    *,
+    input: Mapping[str, Json] | None = None,
+    agent: str | None = None,
+    budget_usd: Decimal | str | float | None = None,
+    deadline_s: float | None = None,
+    idempotency_key: str = "",
+) -> dict[str, Any]:
+    """A submission as it travels; its key travels apart."""
+    body: dict[str, Any] = {"input": checked_json(dict(input or {}))} | _usd(budget_usd)
+    if graph is not None:
+        body["graph"] = graph_content(graph)
+    if agent is not None:
+        body["agent"] = agent
+    if deadline_s is not None:
+        body["deadline_s"] = deadline_s
+    return body
+
+
+def _usd(budget_usd: Decimal | str | float | None) -> dict[str, Any]:
+    return {} if budget_usd is None else {"budget_usd": str(budget_usd)}
+
+
+def _key_of(submission: Mapping[str, Any]) -> str:
+    """A key of its own makes it harmless to send the batch again."""
+    return submission.get("idempotency_key") or uuid.uuid4().hex
+
+
 def graph_content(graph: GraphLike) -> Mapping[str, Any]:
     """A graph as it travels.
 
@@ -450,15 +545,15 @@ def _checked(answer: httpx2.Response) -> Json:
     except (ValueError, KeyError, TypeError) as error:
         text = answer.text[:200]
         raise Unavailable(f"HTTP {answer.status_code} from {answer.url}: {text}") from error
-    raise _error_of(kind, problem, answer)
+    raise _error_of(kind, problem, float(answer.headers.get("Retry-After", 1)))
 
 
-def _error_of(kind: str, problem: Mapping[str, Any], answer: httpx2.Response) -> HiveError:
+def _error_of(kind: str, problem: Mapping[str, Any], retry_after_s: float = 1.0) -> HiveError:
     detail = str(problem["detail"])
     faults = [Fault(f["place"], f["problem"], f["remedy"]) for f in problem.get("faults", ())]
     make = _ERRORS.get(kind)
     if kind == "overloaded":
-        return Overloaded(detail, float(answer.headers.get("Retry-After", 1)))
+        return Overloaded(detail, retry_after_s)
     if kind in ("invalid", "too_large") and faults:
         subject, _, _ = detail.partition(": ")
         refused = GraphError if not faults[0].place.startswith("body") else InputError

@@ -35,6 +35,14 @@ def _submitted(event: Event) -> str:
     return f"submitted: graph {event.get('graph_name', '')}{budget}"
 
 
+def _forked(event: Event) -> str:
+    came = event["forked_from"]
+    place = f" before {came['node']} (visit {came['visit']})" if came["node"] else ""
+    what = "takes the place of" if came["resumes"] else "forked from"
+    again = f"; begins again: {', '.join(came['begins_again'])}" if came["begins_again"] else ""
+    return f"{what} run {came['run_id']}{place}{again}{_outputs(event)}"
+
+
 def _queued(event: Event) -> str:
     return f"queued {event['step']} {event.get('name', '')}".rstrip() if event.get("step") else ""
 
@@ -116,6 +124,7 @@ def _returned(event: Event) -> str:
 
 _TOLD = {
     "RunSubmitted": _submitted,
+    "RunForked": _forked,
     "NodeEntered": _queued,
     "StepQueued": _step_queued,
     "StepStarted": _started,
@@ -173,6 +182,12 @@ def head(view: Mapping[str, Any]) -> Iterator[str]:
     yield f"attempts  {view['attempts']} in {view['visits']} node visits"
     yield f"submitted {view['submitted_at']}, finished {view['finished_at'] or '-'}"
     yield f"deadline  {view['deadline_at']}"
+    if view["forked_from"]:
+        came = view["forked_from"]
+        what = "in the place of" if came["resumes"] else "forked from"
+        yield f"begun     {what} run {came['run_id']} (event {came['seq']})"
+    if view["resumed_as"]:
+        yield f"resumed   as run {view['resumed_as']}"
     if view["failure"]:
         failure = view["failure"]
         yield f"failure   {failure['kind']} at {failure['place']}: {failure['message']}"

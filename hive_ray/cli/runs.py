@@ -31,6 +31,9 @@ from hive_ray.cli.common import (
 def ls(
     status: Annotated[str, typer.Option(help="Only runs of this status.")] = "",
     agent: Annotated[str, typer.Option(help="Only runs of this agent.")] = "",
+    dead_lettered: Annotated[
+        bool, typer.Option("--dead-lettered", help="Only failed runs that somebody should look at.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Runs at most.")] = 20,
     url: Url = "",
     config: Config = None,
@@ -40,7 +43,10 @@ def ls(
     import itertools
 
     with client_of(url, config) as client:
-        found = list(itertools.islice(client.runs(status=status, agent=agent, limit=min(limit, 1000)), limit))
+        filters = {"status": status, "agent": agent, "limit": min(limit, 1000)}
+        if dead_lettered:
+            filters["dead_lettered"] = True
+        found = list(itertools.islice(client.runs(**filters), limit))
     if as_json:
         show_json(found)
         return
@@ -115,28 +121,12 @@ Why = Annotated[str, typer.Option(help="Why.")]
 
 
 @app.command()
-def cancel(
-    run_id: RunId, reason: Why = "", url: Url = "", config: Config = None, as_json: Json = False
-) -> None:
-    """End a run."""
-    with client_of(url, config) as client:
-        show_status(client.run(run_id).cancel(reason), as_json)
-
-
-@app.command()
 def pause(
     run_id: RunId, reason: Why = "", url: Url = "", config: Config = None, as_json: Json = False
 ) -> None:
     """Start no further steps of a run."""
     with client_of(url, config) as client:
         show_status(client.run(run_id).pause(reason), as_json)
-
-
-@app.command()
-def resume(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = False) -> None:
-    """Let a paused run go on."""
-    with client_of(url, config) as client:
-        show_status(client.run(run_id).resume(), as_json)
 
 
 @app.command()
