@@ -15,6 +15,7 @@ from hive_ray.control.record import Record, place_of
 from tests.servers.process import free_port
 
 TOOLS = """
+import os
 import time
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def shout(greeting: str):
 @hive.function(idempotent=True)
 def boom(name: str):
     raise ValueError(f"no {name} today")
+
+@hive.function(idempotent=True)
+def mend(file: str):
+    if not Path(file).exists():
+        raise ValueError(f"{file} is missing")
+    return {"found": file}
+
+@hive.function(idempotent=True)
+def deadly(file: str):
+    if not Path(file).exists():
+        os._exit(1)
+    return {"found": file}
 
 @hive.function(idempotent=True, timeout_s=60)
 def until(file: str):
@@ -55,6 +68,23 @@ def chain() -> dict[str, Any]:
 def single(name: str, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
     """One function and nothing else."""
     return {"id": name, "nodes": [_function(name, inputs, outputs) | {"max_retries": 0}], "edges": []}
+
+
+def mended(name: str = "mend") -> dict[str, Any]:
+    """A greeting, then what fails until its file is there, then the greeting aloud."""
+    edges = [("greet", name), (name, "shout")]
+    return {
+        "id": f"greet-{name}",
+        "nodes": [
+            _function("greet", ["name"], ["greeting"]),
+            _function(name, ["file"], ["found"]) | {"max_retries": 0},
+            _function("shout", ["greeting"], ["shouted"]),
+        ],
+        "edges": [
+            {"id": f"e{n}", "source": source, "target": target, "condition": "on_success"}
+            for n, (source, target) in enumerate(edges)
+        ],
+    }
 
 
 def asking() -> dict[str, Any]:
