@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
 from hive_ray.config import Settings
 from hive_ray.control import queries
+from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Clock, End, Limits, Reply, Shell, Write
@@ -119,13 +120,14 @@ class ControllerImpl:
             idempotency_us=int(self._settings.limits.idempotency_key_s * 1e6),
             live_runs=self._settings.limits.live_runs,
             term_us=int(self._settings.lease.term_s * 1e6),
+            heartbeat_us=int(self._settings.lease.heartbeat_s * 1e6),
             queue_limits={name: pool.queue_limit for name, pool in self._settings.pools.items()},
         )
-        self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits)
+        snapshots = Snapshotter(self._store, self._partition, recovered.manifest)
+        self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits, snapshots)
         self._shell.begin(clock())
-        self._snapshots = Snapshotter(self._shell, self._store, self._partition, recovered.manifest)
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
-        for work in (self._tick(), self._beat(), self._pools.keep()):
+        for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)
         self._standing = f"epoch {recovered.engine.fleet.epoch}"
         log.info(
@@ -196,6 +198,8 @@ class ControllerImpl:
                             future.set_result(payload)
                     case Write():
                         self._write(shell, action)
+                    case Io():
+                        self._do_apart(shell, action)
                     case End(reason):
                         self._end(reason)
 
@@ -223,6 +227,16 @@ class ControllerImpl:
 
         future.add_done_callback(written)
 
+    def _do_apart(self, shell: Shell, io: Io) -> None:
+        future = self._loop.run_in_executor(None, attempt, io)
+
+        def ended(done: asyncio.Future[Done | Broke]) -> None:
+            if self._shell is shell:
+                shell.io_ended(io, done.result(), clock())
+                self._flush_soon()
+
+        future.add_done_callback(ended)
+
     def _end(self, reason: Fenced) -> None:
         """A newer controller owns the journal: nothing leaves any more, and this actor ends for good."""
         self._standing = f"fenced: {reason}"
@@ -243,19 +257,11 @@ class ControllerImpl:
             shell = self._ready()
             shell.tick(clock())
             self._flush_soon()
-            self._snapshots.advance(self._loop)
 
-    async def _beat(self) -> None:
+    async def _watch_absent(self) -> None:
+        """Find out about workers of old that have not come back."""
         while True:
-            shell = self._ready()
-            try:
-                await asyncio.to_thread(shell.journal.beat, time.time_ns() // 1000)
-            except Fenced as reason:
-                self._end(reason)
-                return
-            except StoreError as error:
-                log.warning("heartbeat not written: %s", error)
-            for worker in shell.unattached():
+            for worker in self._ready().unattached():
                 if await asyncio.to_thread(queries.worker_is_gone, worker):
                     self._on_worker_death(worker.name, "its process is gone")
             await asyncio.sleep(self._settings.lease.heartbeat_s)
@@ -322,6 +328,7 @@ class ControllerImpl:
                 "counters": counters,
                 "live_runs": live,
                 "epoch": epoch,
+                "feature_level": shell.engine.fleet.feature_level if shell else 0,
                 "queued": queued,
                 "pid": os.getpid(),
                 "cpu_s": time.process_time(),

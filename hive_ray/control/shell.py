@@ -19,10 +19,13 @@ import msgspec
 
 from hive_ray.control import views
 from hive_ray.control.exchanges import Session, Waiting
+from hive_ray.control.io import Broke, Done, Io
+from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.core import events as ev
-from hive_ray.core.commands import Command, Fork, Moment, Refused, Submit
+from hive_ray.core import features
+from hive_ray.core.commands import Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
@@ -45,6 +48,8 @@ from hive_ray.state.content import ContentCodec
 from hive_ray.state.journal import Journal, PendingWrite
 from hive_ray.state.records import Rows
 
+log = logging.getLogger(__name__)
+
 QUEUE_LIMIT = 10_000
 PRUNE_EVERY_US = 1_000_000
 DUE_AT_ONCE = 500
@@ -61,6 +66,7 @@ class Limits(msgspec.Struct, frozen=True):
     queue_limits: dict[str, int] = {}
     """Steps that may wait, by pool."""
     live_runs: int = 50_000
+    heartbeat_us: int = 5_000_000
 
 
 class Clock(NamedTuple):
@@ -91,10 +97,7 @@ class End(NamedTuple):
     reason: Fenced
 
 
-Action = Reply | Write | End
-
-
-_log = logging.getLogger(__name__)
+Action = Reply | Write | Io | End
 
 
 class Held(NamedTuple):
@@ -130,9 +133,17 @@ class Shell:
     Args:
         engine: the core, recovered.
         journal: claimed.
+        snapshots: takes them on the way; without it there are none.
     """
 
-    def __init__(self, engine: Engine, journal: Journal, codec: ContentCodec, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        codec: ContentCodec,
+        limits: Limits,
+        snapshots: Snapshotter | None = None,
+    ) -> None:
         self.engine = engine
         self.journal = journal
         self.limits = limits
@@ -157,12 +168,17 @@ class Shell:
         self._attach_by_us: dict[str, int] = {}
         self._session_count = 0
         self._prune_again_us = 0
+        self._snapshots = snapshots
+        self._beat_again_us = 0
+        self._beating = False
 
     # --- life ------------------------------------------------------------------------------------
 
     def begin(self, clock: Clock) -> None:
         """After recovery: arm all timers, and give the workers of old time to attach."""
-        self._at(clock)
+        now = self._at(clock)
+        if self.engine.seq == 0:
+            self.engine.raise_level(RaiseLevel(features.LATEST), now)
         for run in self.engine.runs.values():
             if not run.terminal:
                 self._arm(run)
@@ -350,6 +366,27 @@ class Shell:
             self._end_silent_sessions(clock.mono_us)
         for name in [name for name, due in self._attach_by_us.items() if due <= clock.mono_us]:
             self.lose_worker(name, "it did not attach again within the grace time", clock)
+        if self._snapshots is not None:
+            self._snapshots.advance(self)
+        self._beat(clock)
+
+    def _beat(self, clock: Clock) -> None:
+        """Give the owner's sign of life, one at a time."""
+        if self._beating or clock.mono_us < self._beat_again_us:
+            return
+        self._beating = True
+        self._beat_again_us = clock.mono_us + self.limits.heartbeat_us
+        self.do(Io("heartbeat", lambda: self.journal.beat(clock.wall_us), self._beaten))
+
+    def _beaten(self, ended: Done | Broke) -> None:
+        self._beating = False
+        match ended:
+            case Broke(Fenced() as reason):
+                self._actions.append(End(reason))
+            case Broke(error):
+                log.warning("heartbeat not written: %s", error)
+            case Done():
+                pass
 
     def _end_silent_sessions(self, mono_us: int) -> None:
         """A worker without contact for a lease term must attach again, or is given up."""
@@ -395,6 +432,17 @@ class Shell:
         if event.delay_us:
             due = self._clock.mono_us + event.delay_us
             self._timers.add_backoff(Backoff(due, event.run, event.serial, event.call))
+
+    # --- work beside the loop ----------------------------------------------------------------------
+
+    def do(self, io: Io) -> None:
+        """Have blocking work done."""
+        self._actions.append(io)
+
+    def io_ended(self, io: Io, ended: Done | Broke, clock: Clock) -> None:
+        """The work is done, or broke."""
+        self._at(clock)
+        io.then(ended)
 
     # --- committing ------------------------------------------------------------------------------
 
@@ -531,7 +579,7 @@ def _settled(shell: Shell, event: ev.StepSucceeded | ev.StepFailed | ev.LateOutc
         shell.counters.reservations_exceeded += 1
         facts = {"run_id": event.run, "serial": event.serial, "call": event.call}
         over = {"cost_nanousd": event.cost_nanousd, "overrun_nanousd": event.overrun_nanousd}
-        _log.warning("a step cost more than was reserved for it", extra=facts | over)
+        log.warning("a step cost more than was reserved for it", extra=facts | over)
 
 
 def _retried(shell: Shell, event: ev.RetryScheduled) -> None:

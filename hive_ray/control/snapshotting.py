@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
+from hive_ray.control.io import Broke, Done, Io
 from hive_ray.control.recovery import FLEET, RUN
-from hive_ray.control.shell import Shell
 from hive_ray.core.fleet import encode_fleet
 from hive_ray.core.run import encode_run
 from hive_ray.errors import StoreError
@@ -24,11 +24,16 @@ from hive_ray.state.snapshots import (
 )
 from hive_ray.state.store import Store
 
+if TYPE_CHECKING:
+    from hive_ray.control.shell import Shell
+
 log = logging.getLogger(__name__)
 
 EVERY_SEGMENTS = 1_000
 EVERY_EVENTS = 50_000
-SLICE_S = 0.005
+SLICE_RUNS = 250
+SLICE_BYTES = 1024 * 1024
+"""A slice ends at whichever comes first: about 5 ms."""
 
 
 class Snapshotter:
@@ -39,8 +44,7 @@ class Snapshotter:
     of these seqs is durable.
     """
 
-    def __init__(self, shell: Shell, store: Store, partition: int, manifest: Manifest | None) -> None:
-        self._shell = shell
+    def __init__(self, store: Store, partition: int, manifest: Manifest | None) -> None:
         self._store = store
         self._partition = partition
         self._manifest = manifest
@@ -49,54 +53,56 @@ class Snapshotter:
         self._slices: Iterator[None] | None = None
         self._writing = False
 
-    def advance(self, loop: asyncio.AbstractEventLoop) -> None:
+    def advance(self, shell: Shell) -> None:
         """Called every tick: begin, go on with, or finish a snapshot."""
         if self._writing:
             return
         if self._slices is None:
-            if self._is_due():
-                self._slices = self._take(loop)
+            if self._is_due(shell):
+                self._slices = self._take(shell)
             return
         try:
             next(self._slices)
         except StopIteration:
             self._slices = None
 
-    def _is_due(self) -> bool:
-        journal = self._shell.journal
+    def _is_due(self, shell: Shell) -> bool:
         return (
-            journal.number - self._base_segment >= EVERY_SEGMENTS // 2
-            or self._shell.durable_seq - self._base_seq >= EVERY_EVENTS // 2
+            shell.journal.number - self._base_segment >= EVERY_SEGMENTS // 2
+            or shell.durable_seq - self._base_seq >= EVERY_EVENTS // 2
         )
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        shell = self._shell
+    def _take(self, shell: Shell) -> Iterator[None]:
         header = SnapshotHeader(
             self._partition, shell.engine.fleet.epoch, shell.durable_seq, shell.journal.number
         )
         writer = SnapshotWriter(header, self._manifest)
         dirty = shell.engine.family_order(shell.dirty | shell.engine.charged)
         shell.dirty, shell.engine.charged = {}, {}
-        until_s = time.monotonic() + SLICE_S
+        taken = size = 0
         for run_id in dirty:
-            self._add(writer, run_id)
-            if time.monotonic() >= until_s:
+            size += self._add(shell, writer, run_id)
+            taken += 1
+            if taken >= SLICE_RUNS or size >= SLICE_BYTES:
                 yield
-                until_s = time.monotonic() + SLICE_S
+                taken = size = 0
         newest = shell.engine.seq
         while shell.durable_seq < newest:
             yield
         self._writing = True
-        task = loop.run_in_executor(None, self._finish, writer)
-        task.add_done_callback(lambda done: self._finished(header, dirty, done))
+        ended = partial(self._finished, shell, header, dirty)
+        shell.do(Io("write a snapshot", partial(self._finish, writer), ended))
 
-    def _add(self, writer: SnapshotWriter, run_id: str) -> None:
-        engine = self._shell.engine
+    def _add(self, shell: Shell, writer: SnapshotWriter, run_id: str) -> int:
+        engine = shell.engine
         if not run_id:
-            writer.add(FLEET, engine.fleet.seq, encode_fleet(engine.fleet))
-            return
-        run = engine.runs[run_id]
-        writer.add(RUN + run_id, run.seq, encode_run(run))
+            data = encode_fleet(engine.fleet)
+            writer.add(FLEET, engine.fleet.seq, data)
+        else:
+            run = engine.runs[run_id]
+            data = encode_run(run)
+            writer.add(RUN + run_id, run.seq, data)
+        return len(data)
 
     def _finish(self, writer: SnapshotWriter) -> Finished:
         for name in writer.to_rewrite():
@@ -114,11 +120,13 @@ class Snapshotter:
         for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
             self._store.delete(name)
 
-    def _finished(self, header: SnapshotHeader, dirty: list[str], done: asyncio.Future[Finished]) -> None:
+    def _finished(self, shell: Shell, header: SnapshotHeader, dirty: list[str], ended: Done | Broke) -> None:
         self._writing = False
-        try:
-            self._manifest = done.result().manifest
-        except Exception as error:  # noqa: BLE001 - whatever it was, these runs are not in a snapshot
-            log.warning("snapshot not written: %s", error)
-            self._shell.dirty.update(dict.fromkeys(dirty))
+        match ended:
+            case Done(finished):
+                self._manifest = finished.manifest
+            case Broke(error):
+                # Whatever it was, these runs are in no snapshot.
+                log.warning("snapshot not written: %s", error)
+                shell.dirty.update(dict.fromkeys(dirty))
         self._base_segment, self._base_seq = header.segment_number, header.base_seq

@@ -9,7 +9,7 @@ import msgspec
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Origin
-from hive_ray.core.fleet import Agent
+from hive_ray.core.fleet import Agent, Fleet
 from hive_ray.core.run import Run, StepStatus, Visit, status_of
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import CompiledGraph
@@ -110,6 +110,12 @@ class AgentView(msgspec.Struct, frozen=True):
     registered_us: int
 
 
+class LevelView(msgspec.Struct, frozen=True):
+    """What the state may hold: see ``core.features``."""
+
+    feature_level: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The reply to a command or query: a value, or a refusal."""
 
@@ -125,7 +131,7 @@ ANSWERS = {
 }
 
 
-def answer(engine: Engine, result: Run | Agent | Refused) -> Answer:
+def answer(engine: Engine, result: Run | Agent | Fleet | Refused) -> Answer:
     """Wrap what the engine said."""
     match result:
         case Refused():
@@ -134,6 +140,8 @@ def answer(engine: Engine, result: Run | Agent | Refused) -> Answer:
             return Answer(run_view(engine, result))
         case Agent():
             return Answer(AgentView(result.name, result.graph, result.at_us))
+        case Fleet():
+            return Answer(LevelView(result.feature_level))
 
 
 def run_answer(engine: Engine, run_id: str) -> Answer:

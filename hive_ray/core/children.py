@@ -101,7 +101,7 @@ def _open(
     numbers = range(children.started, until)
     if not numbers:
         return NOTHING_OPENED
-    ids = tuple(f"{run.id}-{visit.serial}-{number}" for number in numbers)
+    ids = tuple(f"{run.id}_{visit.serial}-{number}" for number in numbers)
     event = ev.MapProgressed(run.id, visit.serial, until, total, children=ids)
     progressed = draft(event, StepContent(outputs={ITEMS: items})) if items else Draft(event)
     given = _given(run, graph, visit, children.items, numbers)

@@ -118,4 +118,11 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
-Command = Submit | Fork | Cancel | Pause | Resume | Resolve | Signal | Complete | Register
+class RaiseLevel(msgspec.Struct, frozen=True, tag=True):
+    """Let the state hold what a later release writes; there is no way back."""
+
+    level: int
+    principal: str = ""
+
+
+Command = Submit | Fork | Cancel | Pause | Resume | Resolve | Signal | Complete | Register | RaiseLevel

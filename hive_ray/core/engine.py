@@ -16,6 +16,7 @@ from hive_ray.core import (
     agent_loop,
     bounds,
     children,
+    features,
     fleet,
     forking,
     lifecycle,
@@ -32,6 +33,7 @@ from hive_ray.core.commands import (
     Fork,
     Moment,
     Pause,
+    RaiseLevel,
     Refused,
     Register,
     Resolve,
@@ -353,7 +355,19 @@ class Engine:
         self._record([Draft(event)], now)
         return self.fleet.agents[f"{command.team}/{command.name}"]
 
-    def command(self, command: Command, now: Moment) -> Run | fleet.Agent | Refused:
+    def raise_level(self, command: RaiseLevel, now: Moment) -> fleet.Fleet | Refused:
+        """Raising to the level that is there already changes nothing."""
+        present = self.fleet.feature_level
+        if not present <= command.level <= features.LATEST:
+            wanted = f"a level from {present} to {features.LATEST} would be right"
+            return Refused(
+                "invalid", f"the state's feature level is {present}, not {command.level}: {wanted}"
+            )
+        if command.level != present:
+            self._record([Draft(ev.FeatureLevelRaised("", command.level, command.principal))], now)
+        return self.fleet
+
+    def command(self, command: Command, now: Moment) -> Run | fleet.Agent | fleet.Fleet | Refused:
         """Decide any command."""
         return _HANDLERS[type(command)](self, command, now)
 
@@ -777,7 +791,7 @@ def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunFork
         fleet.enqueue(index, pool, step)
 
 
-_HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | Refused]] = {
+_HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | fleet.Fleet | Refused]] = {
     Submit: Engine.submit,
     Fork: Engine.fork,
     Cancel: Engine.cancel,
@@ -787,6 +801,7 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | R
     Signal: Engine.signal,
     Complete: Engine.complete,
     Register: Engine.register,
+    RaiseLevel: Engine.raise_level,
 }
 
 Indexer = Callable[[fleet.Fleet, Run, Any], None]

@@ -365,6 +365,13 @@ class AgentRegistered(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+class FeatureLevelRaised(Event, frozen=True, gc=False):
+    """From here on the state may hold what ``level`` allows; earlier releases refuse to open it."""
+
+    level: int
+    principal: str = ""
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
@@ -372,7 +379,7 @@ EVENTS: dict[str, type[Event]] = {
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, ApprovalRequested, ApprovalResolved,
-        WorkerAttached, WorkerLost, AgentRegistered,
+        WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised,
     )
 }  # fmt: skip
 

@@ -66,6 +66,8 @@ class Fleet(msgspec.Struct):
     """By worker: its attempts that may be what killed an earlier worker, and how many leases it may hold
     beside and including each. An index, made again by ``rebuild``."""
     seq: int = 0
+    feature_level: int = 1
+    """See ``core.features``."""
 
 
 def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
@@ -87,6 +89,8 @@ def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
         case ev.WorkerLost():
             fleet.workers.pop(event.worker, None)
             fleet.suspects.pop(event.worker, None)
+        case ev.FeatureLevelRaised():
+            fleet.feature_level = event.level
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
         case _:
@@ -208,7 +212,15 @@ def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
 def encode_fleet(fleet: Fleet) -> bytes:
     """What only the fleet's own events tell; all else is made again by ``rebuild``."""
     workers = {name: msgspec.structs.replace(worker, leases={}) for name, worker in fleet.workers.items()}
-    return _encode(Fleet(workers, agents=fleet.agents, epoch=fleet.epoch, seq=fleet.seq))
+    return _encode(
+        Fleet(
+            workers,
+            agents=fleet.agents,
+            epoch=fleet.epoch,
+            seq=fleet.seq,
+            feature_level=fleet.feature_level,
+        )
+    )
 
 
 _encode = msgspec.msgpack.Encoder().encode

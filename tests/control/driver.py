@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import recover
 from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
+from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.commands import Command
 from hive_ray.core.fleet import AttemptRef
 from hive_ray.core.messages import (
@@ -48,7 +50,8 @@ class Driver:
         for graph in graphs:
             self.engine.add_graph(graph)
         self.clock = Clock(2_000_000_000, 1_000_000)
-        self.shell = Shell(recovered.engine, recovered.journal, PlainCodec(), Limits(**limits))
+        snapshots = Snapshotter(store, 0, recovered.manifest)
+        self.shell = Shell(recovered.engine, recovered.journal, PlainCodec(), Limits(**limits), snapshots)
         self.shell.begin(self.clock)
         self.replies: dict[int, Any] = {}
         self.ended: End | None = None
@@ -87,6 +90,10 @@ class Driver:
                     self._held.append(action)
                 else:
                     self._write(action)
+            case Io():
+                ended = attempt(action)
+                self._boundary()
+                self.shell.io_ended(action, ended, self.clock)
             case End():
                 self.ended = action
 

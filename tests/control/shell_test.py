@@ -390,7 +390,7 @@ def test_the_root_of_a_waiting_child_is_armed_again_when_it_is_answered(store: M
     driver = Driver(store, [graph])
     driver.command(submit(graph=graph.version))
     driver.pass_time(60 * HOUR_US)
-    driver.command(Resolve("r-1-0", "r-1-0.1", "approve", StepContent()))
+    driver.command(Resolve("r_1-0", "r_1-0.1", "approve", StepContent()))
 
     driver.pass_time(24 * HOUR_US - 1)
     assert driver.engine.runs["r"].status == "running"

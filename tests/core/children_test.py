@@ -65,7 +65,7 @@ def test_a_failed_item_fails_the_map_and_stops_the_others():
 
     run = story.engine.runs["r"]
     assert (run.status, run.failure, run.message) == ("failed", "BAD_INPUT", "item 1: it broke")
-    assert [story.engine.runs[f"r-1-{n}"].status for n in range(3)] == ["cancelled", "failed", "cancelled"]
+    assert [story.engine.runs[f"r_1-{n}"].status for n in range(3)] == ["cancelled", "failed", "cancelled"]
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("skip", ["0.x", "2.x"]), ("collect", ["0.x", "1.!", "2.x"])])
@@ -143,7 +143,7 @@ def test_a_sibling_that_fails_at_once_leaves_nothing_begun():
     run = story.submit(input={"list": [0, 0]})
 
     assert run.status == "failed"
-    assert story.kinds("r-1-1") == ["RunSubmitted", "RunCancelled"]
+    assert story.kinds("r_1-1") == ["RunSubmitted", "RunCancelled"]
 
 
 # --- subgraphs -------------------------------------------------------------------------------------

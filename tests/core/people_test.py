@@ -391,7 +391,7 @@ def test_a_child_that_waits_for_a_person_stops_its_parents_clock():
     story.pass_time(60 * HOUR_US)
     assert run.status == "running"
 
-    story.resolve("approve", run="r-1-0")
+    story.resolve("approve", run="r_1-0")
 
     assert (run.waits, run.deadline_us) == (0, deadline_us + 60 * HOUR_US)
     assert list(story.leases()) == ["z"]
@@ -402,7 +402,7 @@ def test_a_cancelled_child_no_longer_stops_the_clock():
     story = Story(in_child())
     run = story.submit()
 
-    story.tell_cancel("r-1-0")
+    story.tell_cancel("r_1-0")
 
     assert (run.status, run.failure) == ("failed", "CANCELLED")
 
@@ -431,6 +431,6 @@ def test_a_cancelled_family_counts_its_waits_down_once():
     run = story.submit(input={"list": [1, 2]})
     assert run.waits == 2
 
-    story.tell_cancel("r-1-0")
+    story.tell_cancel("r_1-0")
 
     assert run.waits == 1

@@ -48,7 +48,7 @@ def _happenings(story: Story) -> Iterator[None]:
     yield
     story.succeed(leases["0:x"], cost_nanousd=7)
     yield
-    story.tell(Cancel("r-1-0-1-1"))
+    story.tell(Cancel("r_1-0_1-1"))
     yield
     story.report(leases["1:x"], StepContent(), cost_nanousd=3)
     yield
@@ -58,4 +58,4 @@ def test_runs_are_encoded_children_first_with_all_their_ancestors():
     """Also ancestors that have not changed since the last snapshot."""
     engine = family().engine
 
-    assert engine.family_order(["", "r-1-0-1-0"]) == ["r-1-0-1-0", "r-1-0", "", "r"]
+    assert engine.family_order(["", "r_1-0_1-0"]) == ["r_1-0_1-0", "r_1-0", "", "r"]

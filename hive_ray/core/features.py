@@ -1,0 +1,22 @@
+"""What a state may hold: its feature level, raised by an operator, never by an upgrade of the code alone.
+
+A release reads every level up to its ``LATEST`` and writes only what the state's level allows, so that the
+release before it can open the state again until somebody raises the level.
+"""
+
+from __future__ import annotations
+
+from hive_ray.core.commands import Refused
+
+FIRST = 1
+"""What release 0.1.0 wrote."""
+LATEST = 2
+"""Sealed content and the events of this release. A fresh state starts here."""
+
+
+def needs(level: int, present: int, what: str) -> Refused | None:
+    """The refusal of something that a state of level ``present`` cannot hold."""
+    if present >= level:
+        return None
+    why = f"{what} needs state feature level {level}, and this state is at {present}"
+    return Refused("conflict", f"{why}: run `hive-ray state upgrade`")
