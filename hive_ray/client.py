@@ -207,6 +207,10 @@ class Run:
         answer = self._client.post_once(self._path("/fork"), body, idempotency_key)
         return Run(self._client, answer["run_id"])
 
+    def replay(self) -> dict[str, Any]:
+        """Derive its state from the journal again: ``ok``, or the first thing that differs."""
+        return self._client.get(self._path("/replay"))
+
     def signal(self, said: Json, node: str = "") -> dict[str, Any]:
         """Say something to a run that waits for its client."""
         return self._client.post(self._path("/signal"), {"said": said, "node": node}, repeat=False)

@@ -14,6 +14,7 @@ import msgspec
 
 from hive_ray.config import Settings
 from hive_ray.control.queries import GetRun, Request
+from hive_ray.control.replaying import Forgiving
 from hive_ray.control.views import RunView
 from hive_ray.core.commands import Fork, Refused, Submit
 from hive_ray.core.messages import StepContent
@@ -46,10 +47,12 @@ class Backend:
         store = open_state(settings)
         self.settings = settings
         self.link = Link(ask)
+        self.store = store
+        self.codec = content_codec(settings)
         self.blobs = open_blobs(settings, store)
         self.acceptance = Acceptance(settings, self.blobs)
         self.history = History(store, content_codec(settings))
-        self.run_events = RunEvents(store, content_codec(settings), 0)
+        self.run_events = RunEvents(store, Forgiving(self.codec), 0)
         self.requests: dict[tuple[str, int], int] = {}
         """Answers by method and status."""
         self._standing = standing

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 
 from fastapi import APIRouter, Request, Response
 
+from hive_ray.control.queries import GetState
+from hive_ray.control.replaying import Shown, replay_run
 from hive_ray.core.commands import Resume
+from hive_ray.core.run import decode_run
 from serve import forks, shapes
 from serve.bodies import ForkRequest, Resumption
 from serve.forks import Terms
@@ -59,3 +63,13 @@ async def resume(request: Request, run_id: str, body: Resumption | None = None) 
             remedy = "leave it out: a run that has not ended keeps its budget and deadline"
             raise invalid(f"body.{name}", "is for runs that have ended", remedy)
     return answer(shapes.run(await backend.view(Resume(run_id))))
+
+
+@router.get("/{run_id}/replay", summary="Derive a run from its journal again, and compare")
+async def replay(request: Request, run_id: str) -> Response:
+    """Compared with what the controller shows and with the newest snapshot; changes nothing."""
+    backend = backend_of(request)
+    state: bytes = await backend.read(GetState(run_id), bytes)
+    shown = [Shown("controller", decode_run(state))]
+    verdict = await asyncio.to_thread(replay_run, backend.store, backend.codec, backend.blobs, run_id, shown)
+    return answer(shapes.verdict(verdict))

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.control.replaying import Verdict
 from hive_ray.control.views import AgentView, RunLine, RunView, StepView, WaitView
 from hive_ray.core import events as ev
 from hive_ray.core.events import Origin
@@ -88,6 +89,20 @@ def origin(found: Origin) -> dict[str, Json]:
         "resumes": found.resumes,
         "begins_again": list(found.again),
         "may_repeat": list(found.repeats),
+    }
+
+
+def verdict(found: Verdict) -> dict[str, Json]:
+    """What came of a replay."""
+    return {
+        "run_id": found.run,
+        "ok": found.ok,
+        "events": found.events,
+        "seq": found.seq,
+        "compared": list(found.compared),
+        "erased": found.erased,
+        "misfit": found.misfit or None,
+        "difference": found.difference or None,
     }
 
 

@@ -1,12 +1,28 @@
-"""Commands about a run's past: a new run from a place in it."""
+"""Commands about a run's past: a new run from a place in it, or its state derived from it again."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, RunId, Url, app, client_of, read_input, show_json, show_status
+from hive_ray.cli.common import (
+    FAILED,
+    SUCCEEDED,
+    Config,
+    Json,
+    RunId,
+    Url,
+    app,
+    client_of,
+    job_url,
+    read_input,
+    running_url,
+    show_json,
+    show_status,
+)
 from hive_ray.cli.steering import begins_again
 
 Node = Annotated[str, typer.Option("--from", help="Node before which the run is cut.")]
@@ -53,3 +69,47 @@ def fork(  # noqa: PLR0913 - each parameter is an option of the command
     show_status(view, as_json)
     for text in begins_again(view):
         print(text)
+
+
+@app.command()
+def replay(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = False) -> None:
+    """Derive a run's state from its journal again, and compare; exits 1 if anything differs.
+
+    Works on the state itself where nothing runs, and changes nothing.
+    """
+    found = url or job_url() or running_url(config)
+    if found:
+        with client_of(found, config) as client:
+            told = client.run(run_id).replay()
+    else:
+        told = _replayed_here(run_id, config)
+    if as_json:
+        show_json(told)
+    else:
+        for text in _verdict_lines(told):
+            print(text)
+    raise typer.Exit(SUCCEEDED if told["ok"] else FAILED)
+
+
+def _replayed_here(run_id: str, config: Path | None) -> dict[str, Any]:
+    from hive_ray.config import load
+    from hive_ray.control.replaying import replay_run
+    from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
+    from serve.shapes import verdict
+
+    settings = load(config)
+    store = open_state(settings)
+    keyring = open_keyring(settings, store)
+    blobs = open_blobs(settings, store, keyring)
+    return verdict(replay_run(store, content_codec(settings, keyring), blobs, run_id))
+
+
+def _verdict_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    against = ", ".join(told["compared"]) or "nothing: no snapshot holds it, and no controller is up"
+    yield f"run {told['run_id']}: {'ok' if told['ok'] else 'DIFFERS'}"
+    yield f"  {told['events']} events applied, to event {told['seq']}; compared with {against}"
+    if told["erased"]:
+        yield f"  {told['erased']} events have content that was erased; what it told is not compared"
+    for key in ("misfit", "difference"):
+        if told[key]:
+            yield f"  {told[key]}"

@@ -9,7 +9,7 @@ from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
-from hive_ray.core.run import Run, status_of
+from hive_ray.core.run import Run, encode_run, status_of
 from hive_ray.state.owner import Owner, process_is_gone
 
 PAGE = 100
@@ -20,6 +20,18 @@ class GetRun(msgspec.Struct, frozen=True, tag=True):
 
     def look(self, engine: Engine) -> Answer:
         return views.run_answer(engine, self.run)
+
+
+class GetState(msgspec.Struct, frozen=True, tag=True):
+    """The whole state of a run, as a snapshot holds it: what a replay is compared with."""
+
+    run: str
+
+    def look(self, engine: Engine) -> Answer:
+        run = engine.runs.get(self.run)
+        if run is None:
+            return Answer(refused=Refused("not_found", f"no run {self.run}"))
+        return Answer(encode_run(run))
 
 
 class WatchRun(msgspec.Struct, frozen=True, tag=True):
@@ -128,8 +140,8 @@ class ListWorkers(msgspec.Struct, frozen=True, tag=True):
         )
 
 
-QUERIES = (GetRun, ListRuns, ListApprovals, GetAgent, ListAgents, ListWorkers)
-Query = GetRun | ListRuns | ListApprovals | GetAgent | ListAgents | ListWorkers
+QUERIES = (GetRun, GetState, ListRuns, ListApprovals, GetAgent, ListAgents, ListWorkers)
+Query = GetRun | GetState | ListRuns | ListApprovals | GetAgent | ListAgents | ListWorkers
 Request = Command | Query | WatchRun
 
 decode_requests = msgspec.msgpack.Decoder(list[Request]).decode

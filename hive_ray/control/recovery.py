@@ -10,7 +10,7 @@ import msgspec
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.routing import Evaluator
-from hive_ray.core.run import Run, decode_run, note_segment
+from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs
@@ -115,7 +115,7 @@ def _replay(engine: Engine, blobs: Blobs, codec: ContentCodec, segment: Segment)
         count += 1
         try:
             engine.replay(recorded.seq, recorded.time_us, recorded.event, recorded.content)
-        except (KeyError, AssertionError) as error:
+        except MISFITS as error:
             raise Corrupt(
                 segment.name, f"event {recorded.seq} ({row.kind}) does not fit the state before it: {error!r}"
             ) from error

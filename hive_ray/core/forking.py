@@ -14,11 +14,11 @@ from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.commands import Fork, Moment, Refused
 from hive_ray.core.events import Draft, draft
-from hive_ray.core.messages import StepContent, StepKind
+from hive_ray.core.messages import StepContent, StepKind, ToolCall
 from hive_ray.core.routing import first_step
 from hive_ray.core.run import ERROR_KEY, Ended, Loop, Run, Step, Visit
 from hive_ray.core.steps import is_idempotent
-from hive_ray.core.values import Value
+from hive_ray.core.values import NULL, Value
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
 
 Told = tuple[int, int, ev.Event, StepContent]
@@ -176,7 +176,7 @@ def replayed(events: Sequence[Told], until_seq: int) -> Run:
             break
         try:
             run = _evolved(run, event, content, at_us)
-        except (KeyError, IndexError, AssertionError) as error:
+        except runs.MISFITS as error:
             kind = type(event).__name__
             raise ValueError(f"event {seq} ({kind}) does not fit the state before it: {error!r}") from error
         run.seq = seq
@@ -190,8 +190,29 @@ def _evolved(run: Run | None, event: ev.Event, content: StepContent, at_us: int)
     if begin is not None:
         return begin(event, content, at_us)
     assert run is not None, "the run's first event is missing"
-    runs.evolve(run, event, content, at_us)
+    runs.evolve(run, event, _said(run, event, content), at_us)
     return run
+
+
+def _said(run: Run, event: ev.Event, content: StepContent) -> StepContent:
+    """Content as ``evolve`` needs it where a conversation was erased at its run's end.
+
+    What an agent loop has said and heard does not matter to a cut: its visit begins again, or has ended.
+    """
+    visit = run.visits.get(getattr(event, "serial", -1))
+    loop = visit.loop if visit is not None else None
+    if visit is None or loop is None:
+        return content
+    if isinstance(event, ev.StepQueued) and event.turn >= len(loop.results):
+        missing = event.turn + 1 - len(loop.results)
+        loop.results.extend([None] * missing)
+        loop.calls.extend([ToolCall("", event.name)] * missing)
+    key = ""
+    if isinstance(event, ev.StepSucceeded) and visit.steps[event.call].kind is StepKind.TOOL:
+        key = "result"
+    elif isinstance(event, ev.ApprovalResolved) and event.decision == "answer":
+        key = "said"
+    return StepContent(outputs={key: NULL}) if key and key not in content.outputs else content
 
 
 # --- what ----------------------------------------------------------------------------------------

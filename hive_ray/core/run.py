@@ -387,12 +387,12 @@ BEGIN: dict[type[ev.Event], Callable[[Any, StepContent, int], Run]] = {
 """The events with which a run begins."""
 
 
-def evolve(run: Run, event: ev.Event, content: StepContent, at_us: int) -> None:
-    """Apply one event to a run.
+MISFITS = (LookupError, AssertionError, msgspec.MsgspecError)
+"""What applying an event raises if it does not fit the state: journal and run are not of one history."""
 
-    Raises:
-        KeyError: the event does not fit the state: the journal and the run are not of one history.
-    """
+
+def evolve(run: Run, event: ev.Event, content: StepContent, at_us: int) -> None:
+    """Apply one event to a run; raises one of ``MISFITS``."""
     EVOLVE[type(event)](run, event, content, at_us)
 
 
@@ -614,7 +614,9 @@ def write_memory(
 
 
 def _edges_taken(run: Run, event: ev.EdgesTaken, content: StepContent, at_us: int) -> None:
-    position = next(i for i, ended in enumerate(run.ended) if ended.visit.serial == event.serial)
+    position = next((i for i, ended in enumerate(run.ended) if ended.visit.serial == event.serial), None)
+    if position is None:
+        raise KeyError(event.serial)
     visit = run.ended.pop(position).visit
     if not event.edges:
         run.strays = True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from hive_ray.core.events import MapProgressed
 from hive_ray.errors import Corrupt, StoreError
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.history_reading import Vanished, run_rows
 from hive_ray.state.journal import Journal
 from hive_ray.state.reading import read_listed
-from hive_ray.state.records import Recorded, read_row
+from hive_ray.state.records import Recorded, decode_event, read_row
 from hive_ray.state.segments import Row, Segment, decode_segment, segment_name
 from hive_ray.state.store import Store
 
@@ -42,15 +43,50 @@ class RunEvents:
             if recorded is not None:
                 yield recorded
 
+    def read_family(self, run: str) -> list[Recorded]:
+        """The events of a run and of all that descend from it, in order; reads the whole journal.
+
+        Raises:
+            Corrupt: an object cannot be trusted.
+        """
+        name = f"events of {run}"
+        rows = self._retried(lambda manifest: self._family_rows(run, manifest))
+        found = (read_row(name, row, self._codec) for row in rows)
+        return [recorded for recorded in found if recorded is not None]
+
+    def _family_rows(self, run: str, manifest: HistoryManifest) -> list[Row]:
+        """A child's events lie behind the one that names it, so one pass over the journal finds them all."""
+        family = {run: None}
+        rows: list[Row] = []
+        waiting = [run]
+        while waiting:
+            own = list(run_rows(self._store, manifest, waiting.pop()))
+            rows.extend(own)
+            born = [child for row in own for child in _children(row)]
+            family.update(dict.fromkeys(born))
+            waiting.extend(born)
+        for segment in self._segments(manifest.covered, None):
+            for row in segment.columns.rows():
+                if row.run in family:
+                    rows.append(row)
+                    family.update(dict.fromkeys(_children(row)))
+        return sorted(rows)
+
     def _rows(self, run: str, after_seq: int, segments: Sequence[int] | None) -> list[Row]:
+        def read(manifest: HistoryManifest) -> list[Row]:
+            rows = list(run_rows(self._store, manifest, run, after_seq))
+            rows.extend(self._tail(run, after_seq, manifest.covered, segments))
+            return rows
+
+        return self._retried(read)
+
+    def _retried(self, read: Callable[[HistoryManifest], list[Row]]) -> list[Row]:
         manifest: HistoryManifest | None = None
         error: StoreError | None = None
         for _ in range(_TRIES):
             manifest = newest_manifest(self._store, self._partition, manifest)
             try:
-                rows = list(run_rows(self._store, manifest, run, after_seq))
-                rows.extend(self._tail(run, after_seq, manifest.covered, segments))
-                return rows
+                return read(manifest)
             except (Vanished, Corrupt) as gone:
                 error = gone
         assert error is not None
@@ -70,3 +106,9 @@ class RunEvents:
             if number > covered:
                 name = segment_name(self._partition, number)
                 yield decode_segment(name, read_listed(self._store, name))
+
+
+def _children(row: Row) -> tuple[str, ...]:
+    """Runs that an event starts."""
+    event = decode_event("a run's events", row) if row.kind == MapProgressed.__name__ else None
+    return event.children if isinstance(event, MapProgressed) else ()

@@ -113,3 +113,17 @@ def test_dead_letters_are_listed_and_resumed(installation: Installation, tmp_pat
     assert done.returncode == SUCCEEDED, done.stderr
     assert f"in the place of {dead}" in done.stdout
     assert dead not in installation.cli("ls", "--dead-lettered").stdout
+
+
+def test_a_run_is_replayed(installation: Installation):
+    """Exit 0 with numbers; a run that is not there exits 2."""
+    graph = installation.write("chain.yaml", chain())
+    run_id = json.loads(installation.cli("run", graph, "-i", '{"name": "Ada"}', "--json").stdout)["run_id"]
+
+    done = installation.cli("replay", run_id)
+    missing = installation.cli("replay", "nope")
+
+    assert done.returncode == SUCCEEDED, done.stderr
+    assert f"run {run_id}: ok" in done.stdout
+    assert "compared with controller at event" in done.stdout
+    assert missing.returncode == BAD_INPUT

@@ -539,3 +539,31 @@ def test_events_that_do_not_follow_from_each_other_are_named():
 
     with pytest.raises(ValueError, match=r"event \d+ \(StepStarted\) does not fit"):
         forking.replayed(torn, told[-1][0])
+
+
+def test_a_cut_does_not_need_conversations_that_were_erased():
+    """What an agent's turns and tool calls said is gone when its run has ended; what it wrote is not."""
+    top = chain(agent("g", tool("look"), tool("read"), client_facing=True), node("z", input_keys=("g",)))
+    story = Story(top)
+    story.submit()
+    story.turn(story.lease("g"), "look", "read")
+    for lease in story.leases().values():
+        story.succeed(lease, result="seen")
+    story.turn(story.lease("g"), question="which one?")
+    story.signal("that one")
+    story.turn(story.lease("g"), g="done")
+    story.run_to_end("z")
+    erased = [
+        (seq, at_us, event, StepContent() if _is_said(event) else told)
+        for seq, at_us, event, told in story.told()
+    ]
+
+    cut = forking.before_node(erased, top, "z")
+
+    assert isinstance(cut, forking.Cut)
+    assert decode(cut.state.memory["g"]) == "done"
+    assert cut.state.tokens
+
+
+def _is_said(event: Any) -> bool:
+    return type(event).__name__ in ("StepSucceeded", "ApprovalRequested", "ApprovalResolved")

@@ -204,3 +204,17 @@ def test_a_run_that_succeeded_is_not_resumed(installation: Installation):
 
         assert done.fork("shout", input={"greeting": "good day"}).result(60)["shouted"] == "GOOD DAY"
         waits.cancel()
+
+
+def test_a_run_is_replayed_against_what_the_controller_shows(http: httpx2.Client):
+    """Also one that has not ended, and a fork."""
+    parent = begun(http, asking(), name="Ada")
+    waiting(http, parent)
+    fork = forked(http, parent, **{"from": "check"})["run_id"]
+
+    for run_id in (parent, fork):
+        verdict = http.get(f"/v1/runs/{run_id}/replay").json()
+        assert verdict["ok"], verdict
+        assert verdict["compared"] == [f"controller at event {verdict['seq']}"]
+        http.post(f"/v1/runs/{run_id}/cancel")
+    assert http.get("/v1/runs/nope/replay").status_code == 404
