@@ -15,6 +15,7 @@ from hive_ray.state.content import ContentCodec, SealingCodec
 from hive_ray.state.intermediate_keys import KeyProvider
 from hive_ray.state.key_providers import LocalKey, key_in_file, local_key
 from hive_ray.state.keyring import Keyring
+from hive_ray.state.lineage import read_lineage
 from hive_ray.state.store import Store, open_store
 from hive_ray.state.vault import VaultKey
 
@@ -55,8 +56,20 @@ def open_blobs(settings: Settings, store: Store | None = None, keyring: Keyring 
     """Blobs and graphs in the state store."""
     store = store or open_state(settings)
     keyring = keyring or open_keyring(settings, store)
-    plain_key = hashlib.blake2b(settings.environment.encode(), digest_size=32).digest()
-    return Blobs(store, content_codec(settings, keyring), plain_key, keyring.digest_key)
+    plain_key = _plain_key(settings.environment)
+    codec = content_codec(settings, keyring)
+    return Blobs(store, codec, plain_key, keyring.digest_key, lambda: _older_plain_keys(store))
+
+
+def _plain_key(environment: str) -> bytes:
+    return hashlib.blake2b(environment.encode(), digest_size=32).digest()
+
+
+def _older_plain_keys(store: Store) -> list[bytes]:
+    """Of an adopted state: its plain blobs were named where it came from."""
+    found = read_lineage(store)
+    lives = (*found.ancestors, found.identity) if found else ()
+    return [_plain_key(life.environment) for life in lives]
 
 
 def default_key_file(settings: Settings) -> Path | None:

@@ -15,6 +15,7 @@ only what is new. The copy lacks the lineage's anchor: it opens read-only wherev
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -211,6 +212,7 @@ class _Copying:
         self.objects = 0
         self.bytes = 0
         self._present = set(target.list(""))
+        self._lock = threading.Lock()
 
     def copy(self, names: Iterable[str], may_vanish: bool = False) -> None:
         """Copy objects that never change.
@@ -220,42 +222,33 @@ class _Copying:
         """
         wanted = list(names)
         new = [name for name in wanted if name not in self._present]
-        gone: set[str] = set()
-        for name, size in self._each(new, may_vanish):
-            if size is None:
-                gone.add(name)
-            else:
-                self._count(name, size)
+        with ThreadPoolExecutor(COPIERS) as pool:
+            there = list(pool.map(self._copy_one, new, repeat(may_vanish)))
+        gone = {name for name, copied in zip(new, there, strict=True) if not copied}
         self.names.update(name for name in wanted if name not in gone)
 
-    def _each(self, names: list[str], may_vanish: bool) -> Iterable[tuple[str, int | None]]:
-        if self.source.inline and self.target.inline:
-            yield from ((name, self._copy_one(name, may_vanish)) for name in names)
-            return
-        with ThreadPoolExecutor(COPIERS) as pool:
-            yield from zip(names, pool.map(self._copy_one, names, repeat(may_vanish)), strict=False)
-
-    def _copy_one(self, name: str, may_vanish: bool) -> int | None:
+    def _copy_one(self, name: str, may_vanish: bool) -> bool:
         try:
             data = self.source.get(name)
         except ObjectMissing:
             if may_vanish:
-                return None
+                return False
             raise
+        self._write(name, data)
+        return True
+
+    def _write(self, name: str, data: bytes) -> None:
         # Not create-if-absent: a place for copies may lack it.
         self.target.put(name, data)
-        return len(data)
-
-    def _count(self, name: str, size: int) -> None:
-        self._present.add(name)
-        self.objects += 1
-        self.bytes += size
+        with self._lock:
+            self._present.add(name)
+            self.objects += 1
+            self.bytes += len(data)
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object that may change."""
-        self.target.put(name, data)
+        self._write(name, data)
         self.names.add(name)
-        self._count(name, len(data))
 
     def copy_keys(self, names: Iterable[str]) -> None:
         """Keys change: an older version is emptied when a key was erased, and so it is in the copy."""

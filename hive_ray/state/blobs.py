@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -50,6 +50,8 @@ class Blobs:
     Args:
         plain_key: keys the digests of plain blobs.
         secret: the secret that keys those of sealed ones.
+        older_keys: asked for more plain keys when one does not fit: those of the environments that the
+            state served before.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Blobs:
         codec: ContentCodec,
         plain_key: bytes,
         secret: Callable[[], bytes] | None = None,
+        older_keys: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
         self._store = store
         self._codec = codec
         self._plain_key = plain_key
+        self._older_keys = older_keys
         self._secret = secret or (lambda: plain_key)
 
     def put(self, run: str, data: bytes, key: bytes = NO_KEY) -> BlobRef:
@@ -82,8 +86,7 @@ class Blobs:
         found = self._store.get(ref.name)
         data = self._codec.open(found, (run, "blob", digest))
         # A sealed one is authentic if it opens: its name is part of what was sealed.
-        whole = bool(key_of(found)) or hmac.compare_digest(self._plain_digest(data), digest)
-        if len(data) != ref.size or not whole:
+        if len(data) != ref.size or not (key_of(found) or self._is_plain_digest(digest, data)):
             raise Corrupt(ref.name, "its content does not have the digest in its name")
         return data
 
@@ -106,8 +109,13 @@ class Blobs:
         with suppress(AlreadyExists):
             self._store.create(name, data)
 
+    def _is_plain_digest(self, digest: str, data: bytes) -> bool:
+        if hmac.compare_digest(self._plain_digest(data), digest):
+            return True
+        return any(hmac.compare_digest(_digest(data, key), digest) for key in self._older_keys())
+
     def _plain_digest(self, data: bytes) -> str:
-        return hashlib.blake2b(data, digest_size=32, key=self._plain_key).hexdigest()
+        return _digest(data, self._plain_key)
 
     def _sealed_digest(self, run: str, data: bytes, key: bytes) -> str:
         # The run and the kind count too: equal contents of two runs, or of one run under both of its keys,
@@ -116,3 +124,7 @@ class Blobs:
         digest = hashlib.blake2b(f"{run}/{kind}/".encode(), digest_size=32, key=self._secret())
         digest.update(data)
         return f"{kind}-{digest.hexdigest()}"
+
+
+def _digest(data: bytes, key: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32, key=key).hexdigest()

@@ -212,7 +212,7 @@ class Journal:
 
     @property
     def _heartbeat_name(self) -> str:
-        return f"journal/{self._partition:04d}.heartbeat"
+        return heartbeat_name(self._partition)
 
     def _claimed(self) -> Claim:
         if self._claim is None:
@@ -257,6 +257,11 @@ class Journal:
                 missing = segment_name(self._partition, expected)
                 raise Corrupt(missing, f"missing, though segment {number} exists")
         return [segment_name(self._partition, number) for number in numbers]
+
+
+def heartbeat_name(partition: int) -> str:
+    """The object that holds the sign of life of a partition's owner."""
+    return f"journal/{partition:04d}.heartbeat"
 
 
 def write_pending(store: Store, pending: PendingWrite) -> Outcome:

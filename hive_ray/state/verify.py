@@ -19,7 +19,7 @@ from hive_ray.state import history, intermediate_keys, lineage, parquet, snapsho
 from hive_ray.state.backup import HEAD
 from hive_ray.state.blobs import BlobRef, Blobs, graph_name
 from hive_ray.state.content import ContentCodec
-from hive_ray.state.journal import check_continues
+from hive_ray.state.journal import check_continues, heartbeat_name
 from hive_ray.state.keyring import Keyring
 from hive_ray.state.reading import read_in_order
 from hive_ray.state.records import read_row
@@ -183,7 +183,7 @@ class _Pass:
         covered = manifest.covered if manifest else 0
         needed = self._snapshots(partition, covered)
         self._journal(partition, covered, set(manifest.epochs) if manifest else set(), needed)
-        self._seen.add(f"journal/{partition:04d}.heartbeat")
+        self._seen.add(heartbeat_name(partition))
 
     def _history(self, partition: int) -> history.HistoryManifest | None:
         folder = history.manifest_folder(partition)

@@ -137,8 +137,11 @@ def _compact(store: Store) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 50, 299])
-def test_compaction_in_the_middle_begins_the_copy_again(state: Store, target: Store, at: int):
+def test_compaction_in_the_middle_begins_the_copy_again(
+    state: Store, target: Store, at: int, monkeypatch: pytest.MonkeyPatch
+):
     """Segments vanish while they are copied; the copy takes the history that has their events instead."""
+    monkeypatch.setattr("hive_ray.state.backup.COPIERS", 1)
     moving = Moving(state, segment_name(0, at), lambda: _compact(state))
 
     _backed_up(moving, target)
