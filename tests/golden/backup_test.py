@@ -29,8 +29,8 @@ from tests.control.driver import OWNER, Driver
 from tests.core.graphs import chain, node
 from tests.core.story import content
 from tests.golden.states import looked_into, real_state
+from tests.golden.verify_test import Moving
 from tests.servers.moto_s3 import MotoS3Server
-from tests.state.verify_test import Moving
 
 GRAPH = chain(node("a"), node("b"), id="g")
 _NUMBERS = itertools.count()
