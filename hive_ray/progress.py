@@ -97,6 +97,11 @@ def _late(event: Event) -> str:
     return f"attempt {event['attempt']} reported late{alert}: ignored{_cost(event)}"
 
 
+def _corrected(event: Event) -> str:
+    what = f"attempt {event['attempt']}" if event.get("attempt") else "run"
+    return f"{what} corrected by ${event['cost_usd']}{_message(event)}"
+
+
 def _paused(event: Event) -> str:
     return f"paused: {event.get('reason', '')}"
 
@@ -134,6 +139,7 @@ _TOLD = {
     "ToolCallFailed": _tool_failed,
     "RetryScheduled": _retry,
     "LateOutcome": _late,
+    "CostCorrected": _corrected,
     "NodeSucceeded": _node_succeeded,
     "NodeFailed": _node_failed,
     "ApprovalRequested": _asked,

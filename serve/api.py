@@ -14,6 +14,7 @@ from serve import (
     problems,
     routes_agents,
     routes_bulk,
+    routes_costs,
     routes_forks,
     routes_health,
     routes_people,
@@ -46,7 +47,15 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
         redoc_url=None,
     )
     app.state.backend = backend
-    for routes in (routes_runs, routes_forks, routes_bulk, routes_people, routes_agents, routes_health):
+    for routes in (
+        routes_runs,
+        routes_forks,
+        routes_bulk,
+        routes_costs,
+        routes_people,
+        routes_agents,
+        routes_health,
+    ):
         app.include_router(routes.router)
     problems.install(app)
     app.add_middleware(Door, names_answers=not behind_proxy)

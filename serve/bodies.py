@@ -133,3 +133,13 @@ class AgentGraph(Body):
 
 class LintRequest(Body):
     graph: dict[str, Any]
+
+
+class Correction(Body):
+    """What an attempt, or a run as a whole, cost more or less than it was charged."""
+
+    correction_id: str = Field(min_length=1, max_length=200)
+    amount_usd: Annotated[Decimal, Field(ge=-1_000_000, le=1_000_000, decimal_places=9)]
+    attempt: str = Field(default="", pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$", max_length=60)
+    """``serial.call.attempt``, as the run's events name it; empty: the run as a whole."""
+    reason: str = Field(default="", max_length=2000)

@@ -201,7 +201,9 @@ def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
     if key == "edge_ids":
         return {"edges": item}
     if key.endswith("_nanousd"):
-        return {} if item < 0 else {f"{key.removesuffix('_nanousd')}_usd": usd(item)}
+        # A budget below 0 is none; a correction below 0 gives back.
+        none = key == "budget_nanousd" and item < 0
+        return {} if none else {f"{key.removesuffix('_nanousd')}_usd": usd(item)}
     if key == "deadline_us":
         return {"deadline_at": iso(item)}
     if key.endswith("_us"):

@@ -593,6 +593,10 @@ def _late(shell: Shell, event: ev.LateOutcome) -> None:
     _settled(shell, event)
 
 
+def _corrected(shell: Shell, event: ev.CostCorrected) -> None:
+    shell.counters.cost_nanousd += event.cost_nanousd
+
+
 def _submitted(shell: Shell, event: ev.RunSubmitted | ev.RunForked) -> None:
     shell.counters.runs_submitted += 1
     shell.live_runs += 1
@@ -629,6 +633,7 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.StepFailed: _failed,
     ev.RetryScheduled: _retried,
     ev.LateOutcome: _late,
+    ev.CostCorrected: _corrected,
     ev.RunSubmitted: _submitted,
     ev.RunForked: _submitted,
     ev.ApprovalRequested: _asked,

@@ -118,6 +118,22 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
+class CorrectCost(msgspec.Struct, frozen=True, tag=True):
+    """Change what was charged for an attempt, or for a run as a whole. ``content.message``: why.
+
+    ``nanousd`` is added; ``correction`` names it, so that a repeat changes nothing.
+    """
+
+    run: str
+    correction: str
+    nanousd: int
+    content: StepContent
+    serial: int = 0
+    call: int = 0
+    attempt: int = 0
+    principal: str = ""
+
+
 class RaiseLevel(msgspec.Struct, frozen=True, tag=True):
     """Let the state hold what a later release writes; there is no way back."""
 
@@ -125,4 +141,16 @@ class RaiseLevel(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
-Command = Submit | Fork | Cancel | Pause | Resume | Resolve | Signal | Complete | Register | RaiseLevel
+Command = (
+    Submit
+    | Fork
+    | Cancel
+    | Pause
+    | Resume
+    | Resolve
+    | Signal
+    | Complete
+    | CorrectCost
+    | Register
+    | RaiseLevel
+)

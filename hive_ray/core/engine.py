@@ -16,6 +16,7 @@ from hive_ray.core import (
     agent_loop,
     bounds,
     children,
+    corrections,
     features,
     fleet,
     forking,
@@ -30,6 +31,7 @@ from hive_ray.core.commands import (
     Cancel,
     Command,
     Complete,
+    CorrectCost,
     Fork,
     Moment,
     Pause,
@@ -336,6 +338,17 @@ class Engine:
         if isinstance(approval, Refused):
             return approval
         return self.resolve(Resolve(run.id, approval, decision, command.content, command.principal), now)
+
+    def correct_cost(self, command: CorrectCost, now: Moment) -> Run | Refused:
+        """Of a run that has ended too: nothing follows from it but the sum."""
+        run = self.runs.get(command.run)
+        if run is None:
+            return _no_run(command.run)
+        decided = corrections.correct(run, command)
+        if isinstance(decided, Refused):
+            return decided
+        self._record(decided, now)
+        return run
 
     def _on_run(
         self, run_id: str, decide: Callable[[Run], list[Draft] | Refused], now: Moment
@@ -800,6 +813,7 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | f
     Resolve: Engine.resolve,
     Signal: Engine.signal,
     Complete: Engine.complete,
+    CorrectCost: Engine.correct_cost,
     Register: Engine.register,
     RaiseLevel: Engine.raise_level,
 }

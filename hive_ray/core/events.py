@@ -308,6 +308,20 @@ class LateOutcome(Event, frozen=True, gc=False):
     """As in ``StepSucceeded``."""
 
 
+class CostCorrected(Event, frozen=True, gc=False):
+    """A person or a provider's bill says that an attempt cost something else. Content: ``message`` (why)."""
+
+    correction: str
+    """Unique in its run: the same one again changes nothing."""
+    cost_nanousd: int
+    """What is added to the charge; may be below 0."""
+    serial: int = 0
+    """0, as ``call`` and ``attempt``: the run as a whole."""
+    call: int = 0
+    attempt: int = 0
+    principal: str = ""
+
+
 # --- people --------------------------------------------------------------------------------------
 
 
@@ -378,7 +392,7 @@ EVENTS: dict[str, type[Event]] = {
         RunSubmitted, RunForked, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
-        TimerFired, LateOutcome, ApprovalRequested, ApprovalResolved,
+        TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised,
     )
 }  # fmt: skip

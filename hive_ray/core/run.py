@@ -171,6 +171,13 @@ class Orphan(msgspec.Struct, array_like=True):
     reserved_nanousd: int
 
 
+class Correction(msgspec.Struct, array_like=True, frozen=True):
+    """A change of what was charged, that somebody asked for; ``attempt`` as ``attempt_key`` spells it."""
+
+    nanousd: int
+    attempt: str
+
+
 class Writer(msgspec.Struct, array_like=True):
     """Place of the visit whose value of a key stands, in the order of ``routing.losing_keys``."""
 
@@ -245,6 +252,8 @@ class Run(msgspec.Struct):
     """``serial.call.attempt`` of attempts that ended for the run before they ended at their worker."""
     unseen: dict[str, int] = {}
     """Attempts whose end nobody saw, with what was charged for them: a late outcome corrects it."""
+    corrections: dict[str, Correction] = {}
+    """By id."""
     seq: int = 0
     """Sequence number of the last event applied, its own or of a child that it pays for."""
     told: int = 0
@@ -538,6 +547,15 @@ def _late_outcome(run: Run, event: ev.LateOutcome, content: StepContent, at_us: 
     _forget_orphan(run, event.serial, event.call, event.attempt)
 
 
+def _cost_corrected(run: Run, event: ev.CostCorrected, content: StepContent, at_us: int) -> None:
+    run.spent_nanousd += event.cost_nanousd
+    key = attempt_key(event.serial, event.call, event.attempt)
+    run.corrections[event.correction] = Correction(event.cost_nanousd, key)
+    if key in run.unseen:
+        # Still unseen: a late outcome replaces the corrected charge by what it says.
+        run.unseen[key] += event.cost_nanousd
+
+
 def _forget_orphan(run: Run, serial: int, call: int, attempt: int) -> None:
     orphan = run.orphans.pop(attempt_key(serial, call, attempt), None)
     if orphan is not None:
@@ -756,6 +774,7 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.TimerFired: _timer_fired,
     ev.StepQueued: _step_queued,
     ev.LateOutcome: _late_outcome,
+    ev.CostCorrected: _cost_corrected,
     ev.NodeEntered: _node_entered,
     ev.LoopBegan: _loop_began,
     ev.OutputsWritten: _outputs_written,

@@ -39,7 +39,7 @@ MOST_SEGMENTS = 500
 MOST_ROWS = 50_000
 """Bounds of one compaction; what lies behind waits for the next."""
 
-ENDS = frozenset({"RunSucceeded", "RunFailed", "RunCancelled", "LateOutcome"})
+ENDS = frozenset({"RunSucceeded", "RunFailed", "RunCancelled", "LateOutcome", "CostCorrected"})
 """Events after which a run's summary may be new."""
 
 Summarise = Callable[[Sequence[str]], list[RunRow]]

@@ -9,13 +9,11 @@ import msgspec
 from hive_ray.core import forking
 from hive_ray.core.commands import (
     Cancel,
-    Complete,
+    Command,
     Fork,
     Moment,
-    Pause,
     Refused,
     Resolve,
-    Resume,
     Signal,
     Submit,
 )
@@ -108,7 +106,7 @@ class Story:
         assert isinstance(answer, Run), answer
         return answer
 
-    def tell(self, command: Cancel | Fork | Pause | Resume | Resolve | Signal | Complete) -> Run | Refused:
+    def tell(self, command: Command) -> Run | Refused:
         answer = self.engine.command(command, self.now)
         self.check()
         assert isinstance(answer, Run | Refused)
