@@ -13,7 +13,7 @@ from hive_ray.core.routing import Evaluator
 from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
-from hive_ray.state.blobs import Blobs
+from hive_ray.state.blobs import Blobs, graph_name
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.journal import Journal
 from hive_ray.state.owner import Owner
@@ -130,8 +130,31 @@ def _load_graphs(engine: Engine, blobs: Blobs) -> None:
     for run in engine.runs.values():
         if run.graph not in engine.graphs and not run.parent:
             engine.add_graph(load_graph(blobs, run.graph))
+    for run in engine.runs.values():
+        _check_fits(run, engine.graphs.get(run.graph))
+
+
+def _check_fits(run: Run, graph: CompiledGraph | None) -> None:
+    """Refuse a live run that stands where its graph has no node."""
+    name = graph_name(run.graph)
+    if graph is None:
+        raise Corrupt(name, f"no graph holds it, though run {run.id} is on it")
+    places = [visit.node for visit in run.visits.values()]
+    if places and max(places) >= len(graph.nodes):
+        raise Corrupt(name, f"has {len(graph.nodes)} nodes, and run {run.id} stands at node {max(places)}")
 
 
 def load_graph(blobs: Blobs, version: str) -> CompiledGraph:
-    """Read an accepted graph by its hash."""
-    return decode_graph(blobs.get_graph(version))
+    """Read an accepted graph by its hash.
+
+    Raises:
+        Corrupt: it cannot be read, or is another one.
+        StoreError: the store failed; read again.
+    """
+    try:
+        graph = decode_graph(blobs.get_graph(version))
+    except msgspec.MsgspecError as error:
+        raise Corrupt(graph_name(version), f"no graph ({error})") from error
+    if graph.version != version:
+        raise Corrupt(graph_name(version), f"holds another graph, {graph.version}")
+    return graph

@@ -1,0 +1,62 @@
+"""A journal and the graphs of its runs: what does not fit stops recovery by name, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from hive_ray.core.commands import Submit
+from hive_ray.core.messages import ExchangeReply, Outcome, StepContent, encode
+from hive_ray.errors import Corrupt
+from hive_ray.graph.compiled import CompiledGraph, encode_graph
+from hive_ray.state.blobs import graph_name
+from hive_ray.state.content import PlainCodec
+from hive_ray.state.memory_store import MemoryStore, forget_memory
+from tests.control.driver import Driver
+from tests.core.graphs import chain, node
+from tests.core.story import content
+
+GRAPH = chain(node("a"), node("z"))
+NAME = graph_name(GRAPH.version)
+
+
+def sealed(graph: CompiledGraph) -> bytes:
+    return PlainCodec().seal(encode_graph(graph), ("graph", graph.version))
+
+
+DAMAGES = {
+    "is cut": (sealed(GRAPH)[:-9], "no graph"),
+    "is another graph": (sealed(msgspec.structs.replace(GRAPH, version="h")), "another graph, h"),
+    "lacks a node": (sealed(chain(node("a"))), "1 nodes, and run r stands at node 1"),
+}
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore]:
+    """One run, which stands at its second node."""
+    name = request.node.name
+    store = MemoryStore(name)
+    driver = Driver(store, [GRAPH])
+    session = driver.attached().session
+    driver.command(Submit("r", "q", "team", "agent", GRAPH.version, StepContent()))
+    reply: ExchangeReply = driver.replies[driver.exchange(session, 1)]
+    lease = reply.leases[0]
+    driver.exchange(session, 2, Outcome(*lease.key, "", encode(content(a="!")), name="a"))
+    yield store
+    forget_memory(name)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_graph_that_does_not_fit_its_run_stops_recovery_by_name(store: MemoryStore, damage: str):
+    """And with the right one the run goes on where it was."""
+    data, said = DAMAGES[damage]
+    whole = store.get(NAME)
+    store.put(NAME, data)
+    with pytest.raises(Corrupt, match=f"{NAME}.*{said}"):
+        Driver(store, [])
+    store.put(NAME, whole)
+    run = Driver(store, []).engine.runs["r"]
+
+    assert [visit.node for visit in run.visits.values()] == [1]
