@@ -6,12 +6,16 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.cluster import Cluster, started
+from hive_ray.config import Settings
 from tests.chaos.runs import all_ended, begin, effects_chain, function_pool
 from tests.chaos.site import Site, site_on
 from tests.cluster.installation import eventually
@@ -149,3 +153,58 @@ async def test_a_server_that_dies_and_comes_back_has_lost_nothing(site: Site, pr
         views = await all_ended(site.cluster, runs)
 
         check(site, runs, views)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 8 MiB, where mounting is permitted."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+async def test_a_full_disk_holds_every_answer_until_there_is_space(
+    ray_cluster: None, counting: CountingServer, small_disk: Path
+):
+    """Not ready, no crash, nothing forgotten; with space again every run goes on where it was."""
+    settings = Settings.model_validate(
+        {
+            "state": {"url": (small_disk / "state").as_uri()},
+            "pools": function_pool(40, 1),
+            "tools": {"modules": ["tests.chaos.effects"]},
+            "observe": {"log_level": "ERROR"},
+        }
+    )
+    async with started(settings) as cluster:
+        runs = await begin(cluster, effects_chain(STEPS), RUNS)
+        fill(small_disk / "ballast")
+        await eventually(lambda: is_ready(cluster, False))
+        full = await cluster.standing()
+        await asyncio.sleep(1.0)
+        later = await cluster.standing()
+        (small_disk / "ballast").unlink()
+        views = await all_ended(cluster, runs)
+        after = await cluster.standing()
+    counts = {key: n for key, n in counting.counts().items() if key.split(":")[0] in runs}
+
+    assert (later["pid"], later["counters"]["commits"]) == (full["pid"], full["counters"]["commits"])
+    assert (after["pid"], after["epoch"], after["ready"]) == (full["pid"], 1, True)
+    assert {view["status"] for view in views} == {"succeeded"}, views[0]["message"]
+    assert (len(counts), set(counts.values())) == (RUNS * STEPS, {1})
+
+
+def fill(ballast: Path) -> None:
+    """Take what is left of a filesystem."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+async def is_ready(cluster: Cluster, ready: bool) -> bool:
+    return (await cluster.standing())["ready"] is ready
