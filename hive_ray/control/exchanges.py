@@ -30,6 +30,8 @@ class Session(msgspec.Struct):
     """Highest n that came in; an older one that was delayed on its way gets no work."""
     replies: dict[int, ExchangeReply] = {}
     """Replies that the worker has not confirmed, by n."""
+    missing: list[AttemptRef] = []
+    """Leases that the worker did not name when it attached; see ``Shell.attach``."""
     cancel: list[AttemptRef] = []
     """Attempts to stop; told with the next reply."""
 

@@ -208,7 +208,11 @@ class Shell:
     # --- workers ---------------------------------------------------------------------------------
 
     def attach(self, call: int, request: AttachRequest, clock: Clock) -> None:
-        """A worker presents itself: take its outcomes, return leases that never reached it."""
+        """A worker presents itself with what it holds: take its outcomes, give it a session.
+
+        What it was leased and does not name has never reached it, if this call is its latest word: one that
+        was late or came twice says what was. So that is believed when the worker uses the session.
+        """
         now = self._at(clock)
         engine = self.engine
         name = request.info.worker
@@ -219,8 +223,7 @@ class Shell:
             self._report(outcome, now)
         running = set(request.running)
         held = engine.fleet.workers[name].leases
-        for attempt in [attempt for attempt in held if attempt not in running]:
-            engine.return_lease(attempt, now)
+        missing = [attempt for attempt in held if attempt not in running]
         drop = tuple(
             attempt
             for attempt in request.running
@@ -228,6 +231,7 @@ class Shell:
             if attempt not in held and not engine.is_unknown(attempt)
         )
         session = self._new_session(name)
+        session.missing = missing
         session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
         acknowledged = tuple(outcome.key for outcome in request.outcomes)
         reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, self.limits.poll_us / 1e6)
@@ -255,6 +259,8 @@ class Shell:
             return
         session.seen_us = clock.mono_us
         session.confirm(request.seen)
+        if session.missing:
+            self._take_back(session, now)
         repeated = session.replies.get(request.n)
         if repeated is not None:
             self._hold(call, repeated)
@@ -268,6 +274,14 @@ class Shell:
         self._cancel_waiting(session)
         session.newest = request.n
         session.waiting = Waiting(call, request.n, clock.mono_us, acknowledges)
+
+    def _take_back(self, session: Session, now: Moment) -> None:
+        """The leases that never reached their worker are ready again."""
+        held = self.engine.fleet.workers[session.worker].leases
+        missing, session.missing = session.missing, []
+        for attempt in missing:
+            if attempt in held:
+                self.engine.return_lease(attempt, now)
 
     def _cancel_waiting(self, session: Session) -> None:
         """A newer call overtakes one that waits, before it can be granted anything."""

@@ -293,6 +293,20 @@ def test_a_lease_that_its_worker_never_saw_is_given_out_again(driver: Driver):
     assert again.key == lease.key
 
 
+def test_a_request_to_attach_that_comes_late_takes_no_lease_away(driver: Driver):
+    """It says what was held when it was sent; its session is never used, and the worker attaches again."""
+    session, lease = leased(driver)
+    driver.attach()
+
+    assert driver.exchanged(session, 9).reattach
+    reply = driver.attached(running=(lease.key,))
+    driver.exchange(reply.session, 1)
+
+    assert reply.drop == ()
+    assert list(driver.engine.fleet.workers["w"].leases) == [lease.key]
+    assert driver.engine.runs["r"].attempts == 1
+
+
 def test_what_a_worker_still_runs_stays_its_own(driver: Driver):
     """Attempt 1 goes on under the new session."""
     _, lease = leased(driver)
