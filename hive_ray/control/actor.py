@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -74,6 +75,7 @@ class ControllerImpl:
             self._loop = asyncio.get_running_loop()
             self._settings = Settings.model_validate_json(self._settings_json)
             configure(self._settings, "controller")
+            self._nonce = secrets.token_hex(16)
             self._store = open_state(self._settings)
             self._codec = content_codec(self._settings)
             self._blobs = open_blobs(self._settings, self._store)
@@ -109,7 +111,16 @@ class ControllerImpl:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         journal = Journal(self._store, self._partition)
         may_take(journal, owner, now_us, self._settings.lease.stale_s, self._take_over and not again)
-        return recover(self._store, self._blobs, self._codec, Evaluator(), self._partition, owner, now_us)
+        return recover(
+            self._store,
+            self._blobs,
+            self._codec,
+            Evaluator(),
+            self._partition,
+            owner,
+            now_us,
+            self._nonce,
+        )
 
     def _begin(self, recovered: Recovered) -> None:
         gc.collect()

@@ -53,7 +53,7 @@ def may_take(journal: Journal, owner: Owner, now_us: int, stale_s: float, take_o
     )
 
 
-def recover(
+def recover(  # noqa: PLR0913
     store: Store,
     blobs: Blobs,
     codec: ContentCodec,
@@ -61,15 +61,19 @@ def recover(
     partition: int,
     owner: Owner,
     now_us: int,
+    nonce: str = "",
 ) -> Recovered:
     """Fence whoever wrote before, then rebuild the state from what is durable.
+
+    Args:
+        nonce: of this incarnation, the same at each try: the claim is made once.
 
     Raises:
         Corrupt: an object cannot be trusted; it is named, and nothing is skipped.
         StoreError: the store failed; recover again.
     """
     journal = Journal(store, partition)
-    claim = journal.claim(owner, secrets.token_hex(16), now_us)
+    claim = journal.claim(owner, nonce or secrets.token_hex(16), now_us)
     engine = Engine(evaluator)
     snapshot = load_latest(store, partition)
     if snapshot is not None:

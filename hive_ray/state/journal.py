@@ -119,13 +119,16 @@ class Journal:
         """Become the writer: whoever wrote before is fenced once this returns.
 
         Args:
-            nonce: random, never used before.
+            nonce: random, the incarnation's own. One that claimed already and has written nothing since keeps
+                its claim, so that a recovery which fails after it can be tried again without end.
             known: a segment number that is known to exist, to shorten the listing.
 
         Raises:
             StoreError: the store failed, or others kept writing; claim again with a new nonce.
         """
         last = self._last_segment(known)
+        if last is not None and last.header.kind == "epoch" and last.header.nonce == nonce:
+            return self._adopt(last.header, owner)
         for _ in range(_CLAIM_TRIES):
             pending = _epoch_record(self._partition, last, owner, nonce, now_us)
             match write_pending(self._store, pending):

@@ -55,6 +55,19 @@ def test_first_claim_begins_epoch_1_at_segment_1(store: Store, owner: Owner):
     assert msgspec.msgpack.decode(record.columns.body[0], type=Owner) == owner
 
 
+def test_an_incarnation_that_claims_again_keeps_its_claim(store: Store, owner: Owner):
+    """A recovery that fails behind its claim is tried again: the journal does not grow by it. Once others
+    have claimed, or it has written, the claim is a new one."""
+    first = claimed(store, owner, "mine")
+    again = claimed(store, owner, "mine")
+    assert (again.number, again.next_seq) == (first.number, first.next_seq) == (1, 1)
+    assert isinstance(append(again, store), Committed)
+
+    assert claimed(store, owner, "mine").number == 3
+    claimed(store, owner, "other")
+    assert claimed(store, owner, "mine").number == 5
+
+
 def test_what_is_committed_is_read_back_in_order(store: Store, owner: Owner):
     """Segments and seqs are contiguous over several epochs."""
     for epoch in (1, 2):
