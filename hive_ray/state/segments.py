@@ -170,7 +170,9 @@ def _columns(name: str, batch: frames.Batch) -> Columns:
         elif batch.schema.field(index).type != field.type:
             raise Corrupt(name, f"column {field.name} holds {batch.schema.field(index).type}")
         else:
-            read.append(batch.column(index).fill_null(default).to_pylist())
+            column = batch.column(index)
+            # Filling copies the column, and no release so far writes a null.
+            read.append((column.fill_null(default) if column.null_count else column).to_pylist())
     return Columns(*read)
 
 
