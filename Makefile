@@ -9,7 +9,7 @@ READY := .venv/.ready
 LOCKS := requirements/uv.txt requirements/dev.txt requirements/local-llm-model.txt \
          tests/servers/package.json tests/servers/package-lock.json
 
-.PHONY: help setup demo test check bench dist golden lock clean chaos chaos-ceph ceph-packages
+.PHONY: help setup demo test check bench sim sim-coverage dist golden lock clean chaos chaos-ceph ceph-packages
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,10 @@ check: setup  ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+
+SEEDS ?= 200
+sim: setup  ## simulated histories: SEEDS=n many (SAVED=file to go on from there), or SEED=n alone
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(SAVED),--saved $(SAVED))
 
 bench: setup  ## the throughput benchmark at its four loads, and the submission benchmark
 	for n in 1 8 64 256; do $(BIN)/python -m benchmarks.throughput --in-flight $$n --json || exit 1; done

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
@@ -12,90 +12,37 @@ from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Sig
 from hive_ray.core.engine import Engine
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
-from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
+from hive_ray.core.messages import Lease, StepContent, StepKind, Usage
 from hive_ray.core.run import Run, begin_fork, decode_run, encode_run
-from hive_ray.core.values import inline
-from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
-from tests.core.graphs import HOUR_US, Facts, edge, graph, human, llm, mapping, nested, node, tool
-from tests.core.story import Story, content, values
+from hive_ray.graph.compiled import CompiledGraph, NodePlan
+from tests.core.graphs import HOUR_US, Facts
+from tests.core.random_graphs import produced, random_graph
+from tests.core.story import Story, values
+
+T = TypeVar("T")
 
 # --- graphs ------------------------------------------------------------------------------------------
 
-RETRY = RetryPlan(max_retries=1, base_us=1_000)
-MODEL = ModelPlan("m", 4, 3, 1_000_000, 1_000_000)
-TOOLS = (tool("read", cost_nanousd=2), tool("look"), tool("send", idempotent=False, cost_nanousd=3))
-KEYS = ("k", "l", "list")
-CONDITIONS = ("always", "on_success", "on_failure", "conditional", "llm_decide", "route")
-WHEN = ("", "", "", "k", "not l", "broken")
 
+class Drawn:
+    """Lets hypothesis choose, so that it can shrink what it finds."""
 
-def _plain(draw: Any, id: str, keys: tuple[str, ...]) -> NodePlan:
-    fields: dict[str, Any] = {
-        "output_keys": keys,
-        "idempotent": draw(st.booleans()),
-        "cost_nanousd": draw(st.integers(0, 9)),
-        "pause": draw(st.integers(0, 9)) == 0,
-        "max_visits": draw(st.sampled_from((0, 0, 2))),
-        "retry": RETRY,
-    }
-    kind = draw(st.sampled_from((NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER)))
-    return node(id, kind, **fields)
+    def __init__(self, draw: Any) -> None:
+        self._draw = draw
 
+    def flag(self) -> bool:
+        return self._draw(st.booleans())
 
-def _llm(draw: Any, id: str, keys: tuple[str, ...]) -> NodePlan:
-    kinds = (NodeKind.LLM_GENERATE, NodeKind.LLM_TOOL_USE, NodeKind.EVENT_LOOP, NodeKind.ROUTER)
-    return llm(
-        id,
-        draw(st.sampled_from(kinds)),
-        output_keys=keys,
-        model=MODEL,
-        retry=RETRY,
-        tools=TOOLS,
-        max_turns=4,
-        client_facing=draw(st.booleans()),
-        pause=draw(st.integers(0, 9)) == 0,
-    )
+    def number(self, low: int, high: int) -> int:
+        return self._draw(st.integers(low, high))
 
-
-def _nested(draw: Any, id: str, keys: tuple[str, ...], body: CompiledGraph) -> NodePlan:
-    if draw(st.booleans()):
-        return nested(id, body, output_keys=keys, pause=draw(st.integers(0, 5)) == 0)
-    policy = draw(st.sampled_from(("fail", "skip", "collect")))
-    return mapping(id, "list", body, window=draw(st.integers(1, 2)), on_failure=policy)
-
-
-def _node(draw: Any, id: str, body: CompiledGraph | None) -> NodePlan:
-    keys = (draw(st.sampled_from(KEYS)),)
-    kind = draw(st.integers(0, 9))
-    if kind == 0:
-        return human(id, *draw(st.sampled_from(((), ("approved",), ("k",)))))
-    if kind == 1 and body is not None:
-        return _nested(draw, id, keys, body)
-    return _llm(draw, id, keys) if kind < 5 else _plain(draw, id, keys)
+    def pick(self, options: Sequence[T]) -> T:
+        return self._draw(st.sampled_from(options))
 
 
 @st.composite
-def graphs(draw: Any, depth: int = 0) -> CompiledGraph:
-    """Up to six nodes of all kinds, with branches, joins, cycles and, in two levels, bodies."""
-    body = draw(graphs(depth + 1)) if depth < 2 and draw(st.integers(0, 2)) == 0 else None
-    count = draw(st.integers(1, 6 - 2 * depth))
-    nodes = [_node(draw, f"n{index}", body) for index in range(count)]
-    # A spine, so that most nodes are reached; and edges between any two, also back.
-    arcs = [(draw(st.integers(0, index - 1)), index) for index in range(1, count)]
-    arcs += draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=4))
-    edges = [
-        edge(
-            f"n{source}",
-            f"n{target}",
-            draw(st.sampled_from(CONDITIONS if number >= count - 1 else CONDITIONS[:4])),
-            draw(st.sampled_from(WHEN)),
-            priority=draw(st.sampled_from((0, 0, 0, 1))),
-            route="left",
-        )
-        for number, (source, target) in enumerate(arcs)
-    ]
-    subgraphs = (body,) if body is not None else ()
-    return graph(nodes, edges, f"g{depth}", max_steps=8, subgraphs=subgraphs)
+def graphs(draw: Any) -> CompiledGraph:
+    return random_graph(Drawn(draw))
 
 
 # --- what happens --------------------------------------------------------------------------------------
@@ -171,7 +118,8 @@ class History(Story):
         taken = self._take(a)
         if taken is not None:
             lease, reserved = taken
-            given, usage = self._produced(lease, b), Usage(2, 1) if lease.kind is StepKind.LLM else None
+            given = produced(self.engine.graphs[lease.graph], lease, b)
+            usage = Usage(2, 1) if lease.kind is StepKind.LLM else None
             self._say(lambda: self.report(lease, given, cost_nanousd=min(b % 7, reserved), usage=usage))
 
     def _on_fail(self, a: int, b: int) -> None:
@@ -277,23 +225,6 @@ class History(Story):
     def _on_snapshot(self, a: int, b: int) -> None:
         self._snapshot = Snapshot(self.engine, slices=1 + a % 3)
 
-    # --- what steps produce
-
-    def _produced(self, lease: Lease, b: int) -> StepContent:
-        graph = self.engine.graphs[lease.graph]
-        node = graph.nodes[lease.node]
-        keys = node.output_keys
-        if lease.kind is StepKind.DECIDE:
-            ids = [graph.edges[i].id for i in node.out_edges]
-            decided = [graph.edges[i].condition is EdgeCondition.LLM_DECIDE for i in node.out_edges]
-            return StepContent(chosen=tuple(i for n, i in enumerate(ids) if decided[n] and b >> n & 1))
-        if lease.kind is StepKind.LLM and node.kind in (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE):
-            return _turn(node, b)
-        if lease.name in ("read", "look", "send"):
-            return content(result=b)
-        given = {key: [b, 1] if key == "list" else b % 2 == 0 for key in keys}
-        return StepContent(outputs=values(**given), facts=given, route="left" if b % 3 else "right")
-
     # --- the end
 
     def finish(self) -> None:
@@ -370,22 +301,6 @@ class History(Story):
 
 def _is_late(event: Any) -> bool:
     return type(event).__name__ == "LateOutcome"
-
-
-def _turn(node: NodePlan, b: int) -> StepContent:
-    """One LLM call of an agent: tool calls, outputs, a question, or an answer."""
-    names = ("read", "look", "send", "read")[: b % 5]
-    calls = tuple(ToolCall(f"c{n}", name, {}, "" if (b + n) % 7 else "bad") for n, name in enumerate(names))
-    set_now = node.output_keys if b % 3 == 0 else ()
-    given = {key: [b] if key == "list" else b % 2 == 0 for key in set_now}
-    return StepContent(
-        outputs=values(**given),
-        facts=given,
-        delta=inline({"text": "x" * (b % 9), "calls": []}),
-        calls=calls,
-        question=inline("?") if node.client_facing and b % 5 == 4 else None,
-        done=node.kind is NodeKind.LLM_TOOL_USE and not calls,
-    )
 
 
 # --- snapshots -------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from hive_ray.core.run import TERMINAL, Run, StepStatus, decode_run, encode_run
 
 def check(engine: Engine) -> None:
     """Hold the whole state against every invariant."""
+    members = families(engine)
     for run in engine.runs.values():
-        _money(engine, run)
-        _people(engine, run)
+        _money(members[run.id], run)
+        _people(members[run.id], run)
         _something_is_outstanding(run)
         assert decode_run(encode_run(run)) == run, "a snapshot of the run gives the run back"
     _leases(engine)
@@ -21,17 +22,19 @@ def check(engine: Engine) -> None:
     assert not engine._unborn and not engine._untold  # pyright: ignore[reportPrivateUsage]
 
 
-def family(engine: Engine, run: Run) -> list[Run]:
-    """A run and all that descend from it."""
-    found = [run]
-    for other in engine.runs.values():
-        if other.parent == run.id:
-            found += family(engine, other)
+def families(engine: Engine) -> dict[str, list[Run]]:
+    """Each run with all that descend from it."""
+    found = {run.id: [run] for run in engine.runs.values()}
+    for run in engine.runs.values():
+        ancestor = run.parent
+        while ancestor:
+            found[ancestor].append(run)
+            ancestor = engine.runs[ancestor].parent
     return found
 
 
-def _money(engine: Engine, run: Run) -> None:
-    held = sum(_reserved(member) for member in family(engine, run))
+def _money(family: list[Run], run: Run) -> None:
+    held = sum(_reserved(member) for member in family)
     assert run.reserved_nanousd == held >= 0, f"{run.id}: {run.reserved_nanousd} reserved, {held} held"
     if run.budget_nanousd >= 0:
         most = run.budget_nanousd + run.overrun_nanousd
@@ -44,8 +47,8 @@ def _reserved(run: Run) -> int:
     return sum(s.reserved_nanousd for s in steps) + sum(o.reserved_nanousd for o in run.orphans.values())
 
 
-def _people(engine: Engine, run: Run) -> None:
-    waits = [visit for member in family(engine, run) for visit in member.visits.values() if visit.wait]
+def _people(family: list[Run], run: Run) -> None:
+    waits = [visit for member in family for visit in member.visits.values() if visit.wait]
     assert run.waits == len(waits), f"{run.id} counts {run.waits} waits, {len(waits)} are open"
 
 

@@ -1,4 +1,4 @@
-"""Public fakes: run parts of hive_ray in tests without a network."""
+"""A scripted model: an LLM that says what it was told to."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.models import Model
     from pydantic_ai.models.function import AgentInfo
-
-# --- a scripted model --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

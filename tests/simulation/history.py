@@ -1,0 +1,229 @@
+"""One history from its seed: faults, then calm, then the reckoning."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+from hive_ray.control.recovery import load_graph
+from hive_ray.core.engine import Engine
+from hive_ray.core.fleet import StepRef
+from hive_ray.state.blobs import Blobs
+from hive_ray.state.content import PlainCodec
+from hive_ray.state.journal import Journal
+from hive_ray.state.memory_store import forget_memory
+from hive_ray.state.records import read_row
+from tests.core import invariants
+from tests.core.graphs import Facts
+from tests.core.histories import state_of
+from tests.simulation.controller import DIGEST_KEY, Controller
+from tests.simulation.monkey import HOUR_US, Monkey
+from tests.simulation.people import Operators, People, User
+from tests.simulation.plan import Plan, plan
+from tests.simulation.world import POOLS, World
+
+TURNS_A_STEP = 100
+"""Happenings after which a history that makes no progress is brought to its end."""
+CHUNK_US = 500_000
+
+
+class Told(NamedTuple):
+    """What a history came to."""
+
+    seed: int
+    steps: int
+    """Attempts that were given out and became durable."""
+    events: int
+    inputs: int
+    faults: dict[str, int]
+
+
+class History:
+    """Plays one seed."""
+
+    def __init__(self, seed: int, steps: int = 0, drawn: Plan | None = None) -> None:
+        chance = Random(seed)
+        self.plan = drawn or plan(chance, steps)
+        self.world = World(seed, self.plan, chance)
+
+    def play(self) -> Told:
+        """Raises ``AssertionError`` where an invariant is broken."""
+        self.world.shorten_snapshots()
+        try:
+            self._begin()
+            self._live()
+            self._calm_down()
+            self._end()
+            self._reckon()
+        finally:
+            forget_memory(self.world._space)
+        ledger = self.world.ledger
+        return Told(
+            self.world.seed, ledger.started, ledger.events, self.world.inputs, self.world.all_faults()
+        )
+
+    def _begin(self) -> None:
+        world = self.world
+        world.start_controller()
+        for pool in POOLS:
+            world.start_worker(pool)
+        for _ in range(int(world.chance.random() * 4)):
+            world.start_worker(POOLS[int(world.chance.random() * 3)])
+        self.users = [User(world, number) for number in range(self.plan.users)]
+        for user in self.users:
+            world.clock.after(int(world.chance.random() * 50_000), user.go_on)
+        self.people = People(world)
+        if self.plan.has("commands"):
+            Operators(world)
+        Monkey(world)
+
+    def _live(self) -> None:
+        """Until enough steps were given out, or too much time went by."""
+        world = self.world
+        turn, ledger, steps = world.clock.turn, world.ledger, self.plan.steps
+        for _ in range(TURNS_A_STEP * steps):
+            turn()
+            if ledger.started >= steps:
+                return
+
+    def _calm_down(self) -> None:
+        """No more faults; what is stopped goes on, and one controller stands."""
+        world = self.world
+        world.calm = True
+        network, weather, outside = world.network, world.weather, world.outside
+        network.lost = network.late = network.doubled = 0.0
+        weather.error = weather.lost = 0.0
+        weather.full = weather.down = False
+        outside.failure_rate = outside.slow_rate = 0.0
+        world.mend()
+        for controller in world.controllers:
+            controller.process.fuse = 0
+            controller.process.go_on()
+        for worker in world.workers:
+            worker.process.go_on()
+        world.start_if_none()
+
+    def _end(self) -> None:
+        """Let everything come to its end: people answer, or the deadlines do."""
+        world = self.world
+        for _ in range(400):
+            before = world.ledger.events
+            world.clock.pass_time(CHUNK_US)
+            if self._is_over():
+                return
+            if world.ledger.events == before:
+                # Nothing moves: only time can end what is left, be it an hour or three days.
+                self._resume_all()
+                world.clock.stall(HOUR_US * (1 + int(world.chance.random() * 12)))
+        raise AssertionError(f"does not end: {self._left()}")
+
+    def _left(self) -> list[str]:
+        ledger = self.world.ledger
+        return [run for run in ledger.runs if run not in ledger.ended]
+
+    def _is_over(self) -> bool:
+        world = self.world
+        if self._left() or not all(user.idle for user in self.users):
+            return False
+        controller = world.ready()
+        if controller is None or controller.shell is None or controller.decided:
+            return False
+        if any(worker.leases for worker in controller.shell.engine.fleet.workers.values()):
+            return False
+        return all(not worker.running and not worker._unacknowledged for worker in world.live_workers())
+
+    def _resume_all(self) -> None:
+        """Operators do not forget what they paused, where there are people."""
+
+    # --- the reckoning ---------------------------------------------------------------------------
+
+    def _reckon(self) -> None:
+        controller = self.world.ready()
+        assert controller is not None and controller.shell is not None
+        engine = controller.shell.engine
+        invariants.check(engine)
+        self._check_runs(engine)
+        self._check_money(engine)
+        self._check_effects()
+        self._check_questions()
+        self._check_replay(controller)
+
+    def _check_runs(self, engine: Engine) -> None:
+        for run_id in self.world.acknowledged_runs:
+            run = engine.runs[run_id]
+            assert run.terminal, f"{run_id} was acknowledged and is {run.status}"
+        for run in engine.runs.values():
+            assert not run.orphans and not run.reserved_nanousd, f"{run.id} still holds something"
+
+    def _check_money(self, engine: Engine) -> None:
+        """Each run's ledger is the sum of its attempts, as counted outside."""
+        ledger, bills = self.world.ledger, self.world.outside.bills
+        spent = dict.fromkeys(ledger.runs, 0)
+        for key, attempt in ledger.attempts.items():
+            bill = bills.get(key)
+            if ledger.seen[key]:
+                assert bill is not None and bill.seen, f"{key} ended in the journal, and nobody reported it"
+                cost = bill.cost_nanousd
+            else:
+                reported = bill.cost_nanousd if bill is not None and not bill.seen else 0
+                cost = max(attempt.reserved, reported)
+            assert attempt.charged == cost, f"{key} was charged {attempt.charged}, it cost {cost}"
+            run_id = key[0]
+            while run_id:
+                spent[run_id] += cost
+                run_id = ledger.runs[run_id]
+        for run_id, total in spent.items():
+            found = engine.runs[run_id].spent_nanousd
+            assert found == total, f"{run_id} spent {found}, its attempts cost {total}"
+
+    def _check_effects(self) -> None:
+        """Whatever took effect stands in the journal: as a success, a failure, or as unknown."""
+        ledger, outside = self.world.ledger, self.world.outside
+        for step, attempts in outside.effects.items():
+            for key in attempts:
+                assert key in ledger.seen, f"{key} took effect, and the journal does not know its end"
+            self._check_unknown(step)
+        for key, seen in outside.acknowledged_outcomes.items():
+            assert not seen or ledger.seen[key], f"the outcome of {key} was acknowledged and not counted"
+
+    def _check_unknown(self, step: StepRef) -> None:
+        """Nobody saw its end: then it was said so."""
+
+    def _check_questions(self) -> None:
+        """Each question was answered exactly once, or its run ended before (the ledger counts doubles)."""
+        ledger = self.world.ledger
+        for approval in ledger.questions:
+            if approval not in ledger.answers:
+                run = approval.rpartition(".")[0]
+                assert run in ledger.ended, f"{approval} has no answer"
+
+    def _check_replay(self, controller: Controller) -> None:
+        """The journal alone gives the state; so does what a new controller recovers."""
+        assert controller.shell is not None
+        live = controller.shell.engine
+        replayed = self._replayed()
+        assert state_of(replayed) == state_of(live), "the journal gives another state"
+        known = dict(live.fleet.submissions)
+        rival = self.world.start_controller(take_over=True)
+        self.world.clock.pass_time(20_000)
+        assert rival.shell is not None
+        recovered = rival.shell.engine
+        assert state_of(recovered) == state_of(live), "snapshot and journal give another state"
+        assert known == recovered.fleet.submissions or not known
+
+    def _replayed(self) -> Engine:
+        world = self.world
+        engine = Engine(Facts())
+        blobs = Blobs(world.raw, PlainCodec(), DIGEST_KEY)
+        for version in world.graphs:
+            engine.add_graph(load_graph(blobs, version))
+        for segment in Journal(world.raw, 0).read_segments(1):
+            for row in segment.columns.rows():
+                found = read_row(segment.name, row, PlainCodec())
+                if found is not None:
+                    engine.replay(found.seq, found.time_us, found.event, found.content)
+            for run_id in dict.fromkeys(segment.columns.run):
+                if run_id:
+                    engine.runs[run_id].segments.append(segment.header.number)
+        engine.restored()
+        return engine

@@ -1,0 +1,133 @@
+"""What the durable journal says, counted event by event by an observer who shares no code with the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hive_ray.core import events as ev
+from hive_ray.core.fleet import AttemptRef, StepRef
+
+KEY_KEPT_US = 22 * 3600 * 1_000_000
+"""How long a key gives the same run: a day, less what the wall clock may have jumped."""
+
+
+class Attempt:
+    """One attempt that was given out."""
+
+    __slots__ = ("charged", "epoch", "open", "reserved", "seq")
+
+    def __init__(self, event: ev.StepStarted, seq: int) -> None:
+        self.reserved = event.reserved_nanousd
+        self.epoch = event.epoch
+        self.seq = seq
+        self.open = True
+        self.charged = 0
+        """What the journal says that it cost, corrections included."""
+
+
+class Ledger:
+    """Attempts, approvals, runs and their ends, as of the last durable event."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.at_us = 0
+        self.events = 0
+        self.started = 0
+        """Attempts given out: the run-steps of a history."""
+        self.attempts: dict[AttemptRef, Attempt] = {}
+        self.given: set[tuple[str, int, int, int, int]] = set()
+        """Every attempt that was ever given out, with the epoch that gave it."""
+        self.seen: dict[AttemptRef, bool] = {}
+        """Attempts that ended in the journal; whether anybody saw the end."""
+        self.asked_about: dict[str, StepRef] = {}
+        """Open questions about unknown outcomes to the call that they are about."""
+        self.answers: dict[str, str] = {}
+        self.questions: dict[str, None] = {}
+        self.runs: dict[str, str] = {}
+        """Run to its parent."""
+        self.ended: dict[str, str] = {}
+        """Run to the kind of its end."""
+        self.used_keys: dict[str, tuple[str, int]] = {}
+        """Idempotency key to the run that it made last, and when."""
+        self.unknown: dict[StepRef, None] = {}
+        """Calls of which it was said that their outcome is unknown."""
+
+    def reserved(self, key: AttemptRef) -> int:
+        return self.attempts[key].reserved
+
+    def apply(self, seq: int, event: ev.Event, at_us: int) -> None:
+        """An event became durable."""
+        self.at_us = at_us
+        assert seq == self.seq + 1, f"event {seq} follows event {self.seq}"
+        self.seq = seq
+        self.events += 1
+        note = _NOTES.get(event.__class__)
+        if note is not None:
+            note(self, event)
+
+    def _started(self, event: ev.StepStarted) -> None:
+        key = (event.run, event.serial, event.call, event.attempt)
+        known = self.attempts.get(key)
+        assert known is None or not known.open, f"{key} was given out twice"
+        assert event.run not in self.ended, f"{key} was given out after its run ended"
+        self.attempts[key] = Attempt(event, self.seq)
+        self.given.add((*key, event.epoch))
+        self.started += 1
+
+    def _returned(self, event: ev.LeaseReturned) -> None:
+        del self.attempts[(event.run, event.serial, event.call, event.attempt)]
+
+    def _succeeded(self, event: ev.StepSucceeded) -> None:
+        if not event.resolved_by:
+            self._settle(event, unseen=False)
+
+    def _failed(self, event: ev.StepFailed | ev.LateOutcome) -> None:
+        if isinstance(event, ev.StepFailed) and event.kind == "OUTCOME_UNKNOWN":
+            self.unknown[(event.run, event.serial, event.call)] = None
+        self._settle(event, event.unseen)
+
+    def _settle(self, event: ev.StepSucceeded | ev.StepFailed | ev.LateOutcome, unseen: bool) -> None:
+        key = (event.run, event.serial, event.call, event.attempt)
+        assert not self.seen.get(key), f"{key} was settled twice"
+        attempt = self.attempts[key]
+        attempt.open = False
+        attempt.charged += event.cost_nanousd
+        self.seen[key] = not unseen
+
+    def _asked(self, event: ev.ApprovalRequested) -> None:
+        assert event.approval not in self.questions, f"{event.approval} was asked twice"
+        self.questions[event.approval] = None
+        if event.reason == "outcome_unknown":
+            self.asked_about[event.approval] = (event.run, event.serial, event.call)
+
+    def _answered(self, event: ev.ApprovalResolved) -> None:
+        assert event.approval in self.questions and event.approval not in self.answers, event.approval
+        self.answers[event.approval] = event.decision
+
+    def _submitted(self, event: ev.RunSubmitted) -> None:
+        assert event.run not in self.runs, f"{event.run} was submitted twice"
+        self.runs[event.run] = event.parent
+        if event.idempotency_key:
+            used = self.used_keys.get(event.idempotency_key)
+            assert used is None or self.at_us - used[1] > KEY_KEPT_US, f"{event.run} and {used} share a key"
+            self.used_keys[event.idempotency_key] = (event.run, self.at_us)
+
+    def _ended(self, event: ev.Event) -> None:
+        assert event.run not in self.ended, f"{event.run} ended twice"
+        self.ended[event.run] = event.__class__.__name__
+
+
+_NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
+    ev.StepStarted: Ledger._started,
+    ev.LeaseReturned: Ledger._returned,
+    ev.StepSucceeded: Ledger._succeeded,
+    ev.StepFailed: Ledger._failed,
+    ev.LateOutcome: Ledger._failed,
+    ev.ApprovalRequested: Ledger._asked,
+    ev.ApprovalResolved: Ledger._answered,
+    ev.RunSubmitted: Ledger._submitted,
+    ev.RunSucceeded: Ledger._ended,
+    ev.RunFailed: Ledger._ended,
+    ev.RunCancelled: Ledger._ended,
+}

@@ -1,0 +1,42 @@
+"""Seeded histories of the whole control plane; docs/simulation.md tells how to replay one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation import campaign
+from tests.simulation.history import History
+from tests.simulation.plan import LEAST_KINDS
+from tests.simulation.regressions import SEEDS
+
+SECONDS = float(os.environ.get("SIMULATION_SECONDS", "30"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_was_found_once_stays_mended(seed: int):
+    """See ``regressions``."""
+    History(seed).play()
+
+
+def test_a_seed_replays_exactly():
+    """The same steps, events, inputs and faults, at the same simulated times."""
+    first, second = History(8), History(8)
+
+    assert first.play() == second.play()
+    assert first.world.clock.mono_us == second.world.clock.mono_us
+
+
+@pytest.mark.timeout(600)
+def test_random_histories_keep_what_is_promised():
+    """As many as the time allows, from the same first seed; all of them long, all of them faulty."""
+    totals = campaign.run(1_000, 100_000, seconds=SECONDS)
+
+    assert not totals.failures, "\n".join(
+        f"make sim SEED={failure.seed}: {failure.error}\n{failure.where}" for failure in totals.failures
+    )
+    print(totals.summary())
+    assert totals.short <= totals.histories // 10, "histories that gave up before 100 run-steps"
+    assert len(totals.faults) >= LEAST_KINDS

@@ -1,0 +1,252 @@
+"""Everything around the controllers: store, network, workers, users, people, faults; and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Any
+
+from hive_ray.control import snapshotting
+from hive_ray.control.shell import Limits
+from hive_ray.control.views import Answer, RunView
+from hive_ray.core.engine import Engine
+from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest, WorkerInfo
+from hive_ray.errors import Corrupt
+from hive_ray.graph.compiled import encode_graph
+from hive_ray.state import snapshots
+from hive_ray.state.blobs import Blobs
+from hive_ray.state.content import PlainCodec
+from hive_ray.state.memory_store import Hook, MemoryStore
+from hive_ray.state.segments import decode_segment, segment_name, segment_number
+from hive_ray.state.store import Store
+from hive_ray.testing import Call, Network, ScriptedWorker, SimulatedClock, SimulatedProcess, Weather
+from tests.core.random_graphs import random_graph
+from tests.simulation.controller import DIGEST_KEY, Controller
+from tests.simulation.ledger import Ledger
+from tests.simulation.outside import Chooser, Outside
+from tests.simulation.plan import Plan
+
+POOLS = ("function", "llm", "tool")
+_NAMES = count()
+
+
+class World:
+    """One history's surroundings; ``history.py`` tells what happens in it."""
+
+    def __init__(self, seed: int, plan: Plan, chance: Random) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.chance = chance
+        self.clock = SimulatedClock()
+        self.network = Network(self.clock, chance)
+        self.network.timeout_us, self.network.late_us = 3_000_000, 2_000_000
+        self.weather = Weather(chance)
+        self.ledger = Ledger()
+        self.outside = Outside(chance, self.ledger)
+        self.limits = Limits(
+            poll_us=1_000_000, attach_grace_us=2_000_000, term_us=3_000_000, heartbeat_us=500_000
+        )
+        self.tick_us = 100_000
+        self.controllers: list[Controller] = []
+        self.workers: list[ScriptedWorker] = []
+        self.faults: dict[str, int] = {}
+        self.inputs = 0
+        self.newest_epoch = 0
+        self.damaged: dict[str, bytes] = {}
+        """Objects as they were before they were damaged."""
+        self.acknowledged_runs: dict[str, None] = {}
+        self.calm = False
+        self._depth = 0
+        self._numbers = count(1)
+        self._space = f"simulation-{next(_NAMES)}"
+        self.raw = MemoryStore(self._space)
+        self.graphs = self._make_graphs()
+
+    def shorten_snapshots(self) -> None:
+        """Small histories get snapshots too."""
+        snapshotting.EVERY_SEGMENTS = 2 * self.plan.snapshot_segments
+
+    def token_hex(self, size: int) -> str:
+        """A nonce, from the seed."""
+        return f"{self.chance.getrandbits(8 * size):0{2 * size}x}"
+
+    def count(self, fault: str) -> None:
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+
+    def all_faults(self) -> dict[str, int]:
+        return {k: n for k, n in (self.faults | self.network.faults | self.weather.faults).items() if n}
+
+    # --- the store
+
+    def open_store(self, before: Hook, after: Hook) -> Store:
+        return MemoryStore(self._space, before=before, after=after)
+
+    def write_us(self) -> int:
+        """How long the store takes; 0: no time at all."""
+        return 0 if self.plan.inline else 2_000 + int(self.chance.random() ** 4 * 50_000)
+
+    def let_others_run(self) -> None:
+        """Within blocking work of one process, others go on."""
+        if self._depth < 2 and not self.calm and self.chance.random() < 0.1:
+            self._depth += 1
+            try:
+                self.clock.pass_time(int(self.chance.random() ** 2 * 20_000))
+            finally:
+                self._depth -= 1
+
+    def needed(self) -> list[str]:
+        """The objects that a recovery which begins now reads."""
+        folder = snapshots.snapshot_folder(0)
+        manifests = [name for name in self.raw.list(folder) if "/parts/" not in name]
+        segments = [name for name in self.raw.list("journal/0000/") if segment_number(name)]
+        if not manifests:
+            return segments
+        manifest = snapshots.load_manifest(self.raw, manifests[-1])
+        after = segment_name(0, manifest.header.segment_number)
+        return [name for name in segments if name > after] + [manifest.name, *manifest.parts]
+
+    def claimed(self, name: str) -> None:
+        """An epoch record is durable."""
+        self.newest_epoch = decode_segment(name, self.raw.get(name)).header.epoch
+
+    # --- graphs
+
+    def _make_graphs(self) -> list[str]:
+        choose = Chooser(self.chance)
+        blobs = Blobs(self.raw, PlainCodec(), DIGEST_KEY)
+        versions: list[str] = []
+        for number in range(choose.number(1, 3)):
+            graph = random_graph(choose, name=f"g{number}.", max_steps=choose.pick((8, 8, 20)))
+            self.outside.add_graph(graph)
+            blobs.put_graph(graph.version, encode_graph(graph))
+            versions.append(graph.version)
+        return versions
+
+    # --- controllers
+
+    def start_controller(self, cluster: str = "cluster-1", take_over: bool = False) -> Controller:
+        controller = Controller(self, next(self._numbers), cluster, take_over)
+        self.controllers.append(controller)
+        controller.start()
+        return controller
+
+    def controller_died(self) -> None:
+        """Whoever watches over it starts another, unless one is there."""
+        self.clock.after(int(self.chance.random() * 600_000), self.start_if_none)
+
+    def start_if_none(self) -> None:
+        if not any(c.process.alive and not c.process.stopped for c in self.controllers):
+            self.start_controller()
+
+    def ready(self) -> Controller | None:
+        """The newest controller that answers."""
+        for controller in reversed(self.controllers):
+            if controller.process.alive and not controller.process.stopped and controller.shell is not None:
+                return controller
+        return None
+
+    def lookup(self) -> Controller | None:
+        """Whom a name service knows: the newest, and now and then an older one."""
+        alive = [c for c in self.controllers if c.process.alive]
+        if not alive:
+            return None
+        if len(alive) > 1 and not self.calm and self.chance.random() < 0.1:
+            return alive[int(self.chance.random() * len(alive))]
+        return alive[-1]
+
+    def ask(self, request: object, answered: Callable[[Any], None], lost: Callable[[], None]) -> Call | None:
+        """Send a call to the controller."""
+        controller = self.lookup()
+        if controller is None:
+            self.clock.after(self.network.hop_us, lost)
+            return None
+        return self.network.call(lambda call: controller.receive(call, request), answered, lost)
+
+    def found_corrupt(self, controller: Controller, error: Corrupt) -> None:
+        """Recovery stops by name at a damaged object: somebody restores it, and starts again."""
+        assert error.name in self.damaged, f"{error} - but nobody damaged it"
+        self.count("stopped_at_damage")
+        self.mend()
+        controller.process.kill()
+
+    def mend(self) -> None:
+        for name, data in self.damaged.items():
+            self.raw.put(name, data)
+        self.damaged = {}
+
+    def recovered(self, controller: Controller, engine: Engine) -> None:
+        """A controller begins: it knows all that was acknowledged, and nothing that was not durable."""
+        if engine.fleet.epoch < self.newest_epoch:
+            return  # fenced already; it will find out
+        assert not self.damaged, f"recovered over damaged objects: {list(self.damaged)}"
+        ledger = self.ledger
+        assert engine.seq == ledger.seq, f"recovered to {engine.seq}, durable is {ledger.seq}"
+        for run_id in self.acknowledged_runs:
+            assert run_id in engine.runs, f"{run_id} was acknowledged and is gone"
+        for run_id in ledger.runs:
+            run = engine.runs[run_id]
+            assert run.terminal == (run_id in ledger.ended), f"{run_id} is {run.status} after recovery"
+        held = {key for worker in engine.fleet.workers.values() for key in worker.leases}
+        open_now = {key for key, attempt in ledger.attempts.items() if attempt.open}
+        assert held == open_now, f"leases after recovery: {held ^ open_now}"
+
+    def leaves(self, controller: Controller, request: object, payload: object) -> None:
+        """An answer leaves a controller: what it says must be durable."""
+        if isinstance(payload, ExchangeReply):
+            for lease in payload.leases:
+                given = (*lease.key, lease.epoch)
+                assert given in self.ledger.given, f"{given} left before it was durable"
+            for key in payload.acknowledged:
+                attempt = self.ledger.attempts.get(key)
+                assert attempt is None or not attempt.open or attempt.epoch > payload.epoch, (
+                    f"the outcome of {key} was acknowledged before it was durable"
+                )
+        elif isinstance(payload, Answer) and isinstance(payload.value, RunView):
+            # An old controller that has not found out yet may show what was; never what will not be.
+            seq = payload.value.seq
+            assert seq <= controller.durable_seq, f"shown as of {seq}, durable is {controller.durable_seq}"
+        elif isinstance(payload, Answer) and payload.refused is not None and isinstance(request, tuple):
+            old = controller.epoch < self.newest_epoch
+            assert old or request[1] not in self.ledger.runs, f"{request[1]}: {payload.refused}"
+
+    # --- workers
+
+    def start_worker(self, pool: str) -> ScriptedWorker:
+        number = next(self._numbers)
+        info = WorkerInfo(
+            f"{pool}-{number}", pool, 1 + int(self.chance.random() * 6), "host", "boot", number, 1
+        )
+        process = SimulatedProcess(info.worker)
+        worker = ScriptedWorker(info, process, self.clock, self.outside, self._send)
+        process._on_death = partial(self._worker_died, worker)
+        self.workers.append(worker)
+        self.clock.after(100, partial(process.run, worker.attach))
+        return worker
+
+    def _send(
+        self,
+        request: AttachRequest | ExchangeRequest,
+        answered: Callable[..., None],
+        lost: Callable[[], None],
+    ) -> Call | None:
+        for outcome in request.outcomes:
+            self.outside.reported(outcome)
+        return self.ask(request, answered, lost)
+
+    def _worker_died(self, worker: ScriptedWorker) -> None:
+        """Ray tells the controller, which starts another one; who is away finds out for himself."""
+        self.outside.worker_died(worker)
+        self.clock.after(int(self.chance.random() * 2_000_000), partial(self._tell_death, worker))
+        self.clock.after(200_000, partial(self._replace, worker))
+
+    def _replace(self, worker: ScriptedWorker) -> None:
+        self.start_worker(worker.info.pool)
+
+    def _tell_death(self, worker: ScriptedWorker) -> None:
+        for controller in self.controllers:
+            controller.lose_worker(worker.info.worker, "killed")
+
+    def live_workers(self) -> list[ScriptedWorker]:
+        return [worker for worker in self.workers if worker.process.alive]
