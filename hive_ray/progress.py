@@ -205,6 +205,9 @@ def needs(view: Mapping[str, Any]) -> Iterator[str]:
         yield f"paused: {view['reason']}; go on with: hive-ray resume {view['run_id']}"
     for wait in view["waits"]:
         yield f"waits at {wait['node']} since {wait['since']} ({wait['reason']}): {wait['need']}"
+        for key, value in wait["shown"].items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"  {key}: {_short(text)}"
         yield f"  until {wait['deadline_at']}{_owner(wait)}; answer with:"
         for command in _commands(wait):
             yield f"    {command}"

@@ -22,6 +22,7 @@ from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.core.values import decode as decode_value
 from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph, extract_facts
+from hive_ray.graph.json_bounds import not_finite
 from hive_ray.state.access import content_codec, open_blobs, open_state
 from hive_ray.state.blobs import BlobRef
 from hive_ray.state.run_events import RunEvents
@@ -149,15 +150,18 @@ def digest_of(body: Any) -> str:
 
 
 def check_size(values: Mapping[str, Any], limit: int, place: str) -> None:
-    """Refuse values that are together larger than ``limit`` bytes of msgpack.
+    """Refuse values that are together larger than ``limit`` bytes of msgpack, or that JSON cannot say.
 
     Raises:
-        Problem: 413, or 422 for numbers that no msgpack holds.
+        Problem: 413, or 422 for numbers that no msgpack holds, NaN and infinities.
     """
     try:
-        size = len(_encode(values))
+        data = _encode(values)
     except (OverflowError, ValueError) as error:
         raise invalid(place, str(error), "use integers of at most 64 bits") from error
+    if bad := not_finite(data, values, place):
+        raise invalid(bad, "is NaN or an infinity, which JSON cannot say", "use a finite number or null")
+    size = len(data)
     if size > limit:
         raise invalid(
             place,

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from hive_ray.control.queries import GetAgent, ListRuns, WatchRun
 from hive_ray.control.views import AgentView, RunLine, RunView
 from hive_ray.core.commands import Cancel, Complete, Pause, Signal, Submit
+from hive_ray.core.run import RunStatus
 from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
@@ -46,6 +47,8 @@ async def submit(
     request: Request, body: Submission, idempotency_key: Key = "", traceparent: Trace = ""
 ) -> Response:
     """Accepted as soon as it is durable. Repeating an ``Idempotency-Key`` gives the same run."""
+    if not idempotency_key and "idempotency-key" in request.headers:
+        raise invalid("headers.Idempotency-Key", "is empty", "send a key of your own, or leave it out")
     backend = backend_of(request)
     command = await submission(backend, body, request.state.request_id, idempotency_key, traceparent)
     return begun(await backend.begun(command))
@@ -131,10 +134,19 @@ async def list_runs(
 
     ``status`` may name several, with commas. ``dead_lettered`` shows those that nobody has resumed yet.
     """
+    _check_statuses(status)
     query = ListRuns(TEAM, status, agent, before, limit, children, dead_lettered)
     lines: list[RunLine] = await backend_of(request).read(query, list[RunLine])
     following = lines[-1].run_id if len(lines) == limit else None
     return answer({"runs": [shapes.line(line) for line in lines], "next_before": following})
+
+
+def _check_statuses(named: str) -> None:
+    """Several may stand there, with commas."""
+    known = [status.value for status in RunStatus]
+    for name in named.split(",") if named else ():
+        if name not in known:
+            raise invalid("query.status", f"{name!r} is no status", f"use one of {', '.join(known)}")
 
 
 @router.get("/{run_id}", summary="Show a run")

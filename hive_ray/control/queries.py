@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from hive_ray.control import views
+from hive_ray.control.standing import standing
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
-from hive_ray.core.run import Run, encode_run, status_of
+from hive_ray.core.run import Run, encode_run
 from hive_ray.state.owner import Owner, process_is_gone
 
 PAGE = 100
@@ -80,7 +81,7 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
             return False
         if self.submitted_before_us and run.submitted_us >= self.submitted_before_us:
             return False
-        return not self.status or status_of(run) in self.status.split(",")
+        return not self.status or standing(engine, run).status in self.status.split(",")
 
 
 class ListApprovals(msgspec.Struct, frozen=True, tag=True):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from hive_ray.control.standing import family, standing
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Origin
 from hive_ray.core.fleet import Agent, Fleet
-from hive_ray.core.run import Run, StepStatus, Visit, status_of
+from hive_ray.core.run import Run, StepStatus, Visit
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import CompiledGraph
 
@@ -123,6 +126,9 @@ class Answer(msgspec.Struct, frozen=True):
     refused: Refused | None = None
 
 
+WAITS_SHOWN = 100
+"""Open questions in one view of a run; the list of approvals has all."""
+
 ANSWERS = {
     "approval": ("approve", "reject", "edit"),
     "client": ("signal", "complete"),
@@ -154,11 +160,12 @@ def run_answer(engine: Engine, run_id: str) -> Answer:
 def run_view(engine: Engine, run: Run) -> RunView:
     """Everything about one run."""
     graph = engine.graphs.get(run.graph)
+    stands = standing(engine, run)
     return RunView(
         run.id,
         run.request_id,
-        status_of(run),
-        reason_of(run),
+        stands.status,
+        stands.reason,
         run.team,
         run.agent,
         run.graph_name,
@@ -179,7 +186,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         run.parent,
         run.told,
         tuple(_steps(run, graph)),
-        tuple(wait_views(run, graph)),
+        tuple(itertools.islice(_waits(engine, run), WAITS_SHOWN)),
         {key: run.memory[key] for key in run.output_keys if key in run.memory},
         tuple(run.segments),
         run.traceparent,
@@ -188,14 +195,6 @@ def run_view(engine: Engine, run: Run) -> RunView:
         engine.compacted,
         run.overrun_nanousd,
     )
-
-
-def reason_of(run: Run) -> str:
-    """Why a run is where it is, in one line."""
-    if run.terminal or run.paused:
-        return run.reason or run.failure
-    reasons = [f"{visit.wait.reason}: {visit.wait.message}" for visit in run.visits.values() if visit.wait]
-    return "; ".join(reasons)
 
 
 def _node_id(graph: CompiledGraph | None, visit: Visit) -> str:
@@ -216,6 +215,12 @@ def _steps(run: Run, graph: CompiledGraph | None) -> list[StepView]:
         for visit in run.visits.values()
         for step in visit.steps.values()
     ]
+
+
+def _waits(engine: Engine, run: Run) -> Iterator[WaitView]:
+    """The open questions of a run and of its children."""
+    for member in family(engine, run):
+        yield from wait_views(member, engine.graphs.get(member.graph))
 
 
 def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
@@ -242,10 +247,11 @@ def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
 
 
 def run_line(engine: Engine, run: Run) -> RunLine:
+    stands = standing(engine, run)
     return RunLine(
         run.id,
-        status_of(run),
-        reason_of(run),
+        stands.status,
+        stands.reason,
         run.team,
         run.agent,
         run.graph_name,

@@ -317,8 +317,7 @@ def status_of(run: Run) -> RunStatus:
         return RunStatus.WAITING
     busy = waits = False
     for visit in run.visits.values():
-        live = any(step.status is not StepStatus.UNKNOWN for step in visit.steps.values())
-        busy = busy or live or (visit.children is not None and bool(visit.children.live))
+        busy = busy or has_live_steps(visit) or (visit.children is not None and bool(visit.children.live))
         waits = waits or visit.wait is not None
     return RunStatus.WAITING if waits and not busy else run.status
 
@@ -329,6 +328,11 @@ def note_segment(run: Run, number: int, compacted: int) -> None:
         del run.segments[0]
     if not run.segments or run.segments[-1] < number:
         run.segments.append(number)
+
+
+def has_live_steps(visit: Visit) -> bool:
+    """Whether one of its steps goes on without a person."""
+    return any(step.status is not StepStatus.UNKNOWN for step in visit.steps.values())
 
 
 def attempt_key(serial: int, call: int, attempt: int) -> str:

@@ -29,6 +29,28 @@ def not_json(value: Json, place: str = "", depth: int = 0) -> Iterator[Fault]:
         yield from _bad_scalar(value, place)
 
 
+def not_finite(packed: bytes, value: Json, place: str) -> str:
+    """Where the first NaN or infinity stands in a value, else nothing.
+
+    Args:
+        packed: the value's msgpack form, in which such a number shows at a glance.
+    """
+    if b"\xcb\x7f" not in packed and b"\xcb\xff" not in packed:
+        return ""
+    return next(_not_finite(value, place), "")
+
+
+def _not_finite(value: Json, place: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[Any, Json]", value).items():
+            yield from _not_finite(item, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[Json]", value)):
+            yield from _not_finite(item, f"{place}[{index}]")
+
+
 def _bad_key(key: object, place: str) -> Iterator[Fault]:
     if not isinstance(key, str):
         yield Fault(place or "graph", f"a key of type {type(key).__name__}", "write keys as text")

@@ -21,6 +21,7 @@ from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, ToolCa
 from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value, stored
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
+from hive_ray.graph.json_bounds import not_finite
 from hive_ray.graph.wording import ToolSchema
 from hive_ray.observe.redaction import redact_text
 from hive_ray.prices import Rates
@@ -307,9 +308,14 @@ class Executor:
     def _content(self, lease: Lease, graph: CompiledGraph, produced: Produced, store: Store) -> bytes:
         room = self._max_bytes
 
-        def pack(value: Any) -> Value:
+        def pack(value: Any, place: str) -> Value:
             nonlocal room
             data = _packed(value, lease)
+            if bad := not_finite(data, value, place):
+                message = (
+                    f"{lease.name or lease.kind} gave NaN or an infinity at {bad}, which JSON cannot say"
+                )
+                raise StepError(FailureKind.INVALID_OUTPUT, message)
             size = len(data)
             room -= size
             if room < 0:
@@ -320,7 +326,7 @@ class Executor:
             blob = self._stored(lease.run, data, store)
             return stored(value, blob.blob, blob.size)
 
-        outputs = {key: pack(value) for key, value in produced.outputs.items()}
+        outputs = {key: pack(value, key) for key, value in produced.outputs.items()}
         facts = extract_facts(graph, produced.outputs) if graph.facts and outputs else {}
         if produced.delta is None and produced.question is None and not produced.calls:
             # Functions and tools end here; nothing of a conversation to pack.
@@ -328,11 +334,11 @@ class Executor:
                 StepContent(outputs, facts, done=produced.done, route=produced.route, chosen=produced.chosen)
             )
         calls = tuple(
-            ToolCall(c.call_id, c.tool, {k: pack(v) for k, v in c.arguments.items()}, c.error)
+            ToolCall(c.call_id, c.tool, {k: pack(v, k) for k, v in c.arguments.items()}, c.error)
             for c in produced.calls
         )
-        delta = None if produced.delta is None else pack(produced.delta)
-        question = None if produced.question is None else pack(produced.question)
+        delta = None if produced.delta is None else pack(produced.delta, "the answer")
+        question = None if produced.question is None else pack(produced.question, "the question")
         return encode(
             StepContent(
                 outputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2
@@ -46,6 +47,35 @@ def test_text_that_is_not_json_is_refused(http: httpx2.Client):
 
     assert answer.status_code == 422
     assert answer.json()["kind"] == "invalid"
+
+
+@pytest.mark.parametrize("said", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_cannot_say_is_refused_by_its_path(http: httpx2.Client, said: str):
+    """Python's parser takes it; it would become null on the way."""
+    text = json.dumps({"graph": chain(), "input": {"name": {"deep": [1, "SAID"]}}}).replace('"SAID"', said)
+    answer = http.post("/v1/runs", content=text, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 422, answer.text
+    assert [fault["place"] for fault in answer.json()["faults"]] == ["body.input.name.deep[1]"]
+
+
+def test_an_unknown_status_is_refused_with_those_that_are(http: httpx2.Client):
+    """An empty list would look like an answer."""
+    answer = http.get("/v1/runs", params={"status": "running,zzz"})
+
+    (fault,) = answer.json()["faults"]
+    assert (answer.status_code, fault["place"]) == (422, "query.status")
+    assert "'zzz'" in fault["problem"] and "waiting" in fault["remedy"]
+    assert http.get("/v1/runs", params={"status": "running,failed"}).status_code == 200
+
+
+def test_an_empty_idempotency_key_is_refused(http: httpx2.Client):
+    """Whoever sends one means to be protected, and would not be."""
+    body = {"graph": chain(), "input": {"name": "a"}}
+    answer = http.post("/v1/runs", json=body, headers={"Idempotency-Key": ""})
+
+    assert answer.status_code == 422
+    assert answer.json()["faults"][0]["place"] == "headers.Idempotency-Key"
 
 
 @pytest.mark.parametrize(

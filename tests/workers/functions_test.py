@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -390,3 +391,18 @@ def test_a_graph_that_cannot_be_found_is_reported():
 
     assert executor.run_sync(step).failure == "INTERNAL"
     assert executor.timed_out(step).failure == "TIMEOUT"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_cannot_say_is_invalid_and_named(number: float):
+    """It would become null without a word."""
+
+    @hive.function()
+    def measure() -> dict[str, Any]:
+        return {"o": {"values": [1.5, number]}, "p": 1.0}
+
+    plan = steps.node(function="measure", output_keys=("o", "p"))
+    outcome = steps.executor(plan, measure).run_sync(steps.lease(StepKind.FUNCTION, "measure"))
+
+    assert outcome.failure == "INVALID_OUTPUT"
+    assert "o.values[1]" in steps.message(outcome)
