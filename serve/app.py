@@ -19,6 +19,7 @@ from hive_ray.names import NAMESPACE, controller_name
 from hive_ray.observe.logging import configure
 from serve.api import build
 from serve.backend import Backend
+from serve.masking import know_secrets
 
 CALL_TIMEOUT_S = 30.0
 STANDING_TIMEOUT_S = 5.0
@@ -71,6 +72,7 @@ def replica() -> FastAPI:
 async def _open(app: FastAPI) -> AsyncGenerator[None]:
     settings = await asyncio.to_thread(published_settings)
     configure(settings, "serve")
+    await asyncio.to_thread(know_secrets, settings)
     controller = RayController()
     backend = app.state.backend = Backend(settings, controller.ask, controller.standing)
     # Tools, price list and MCP servers take seconds: not those of the first submission.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -25,6 +24,7 @@ from hive_ray.errors import (
     StoreError,
     Unavailable,
 )
+from serve.masking import encoded
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ async def _bug(request: Request, error: Exception) -> Response:
 def respond(request: Request, problem: Problem) -> Response:
     """The response of a problem."""
     headers = {"Retry-After": str(math.ceil(problem.retry_after_s))} if problem.retry_after_s else {}
-    return Response(msgspec.json.encode(body_of(request, problem)), problem.status, headers, MEDIA_TYPE)
+    return Response(encoded(body_of(request, problem)), problem.status, headers, MEDIA_TYPE)
 
 
 def body_of(request: Request, problem: Problem) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -20,6 +19,7 @@ from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
 from serve.backend import TEAM, Backend, check_size, digest_of, new_run_id
 from serve.bodies import Completion, Message, Reason, Submission
+from serve.masking import encoded
 from serve.problems import Problem, invalid
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -35,8 +35,8 @@ def backend_of(request: Request) -> Backend:
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON without a detour through pydantic."""
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+    """JSON without a detour through pydantic, and without secrets."""
+    return Response(encoded(body), status, headers, "application/json")
 
 
 # --- submission --------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ async def _stream(
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (
                 event["seq"],
                 event["kind"].encode(),
-                msgspec.json.encode(event),
+                encoded(event),
             )
             after = event["seq"]
             if event["kind"] in shapes.ENDS:

@@ -15,6 +15,7 @@ from hive_ray.core import events as ev
 from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent, Usage
 from hive_ray.core.values import Value, decode
+from hive_ray.observe.redaction import redact_text
 from hive_ray.state.records import Recorded
 
 Json = Any
@@ -54,7 +55,7 @@ def run(view: RunView) -> dict[str, Json]:
         "run_id": view.run_id,
         "request_id": view.request_id,
         "status": view.status,
-        "reason": view.reason,
+        "reason": redact_text(view.reason),
         "agent": view.agent,
         "graph": view.graph,
         "graph_version": view.graph_version,
@@ -113,7 +114,7 @@ def failure(view: RunView) -> dict[str, Json] | None:
     return {
         "kind": view.failure,
         "place": place,
-        "message": view.message,
+        "message": redact_text(view.message),
         "dead_lettered": view.dead_lettered,
     }
 
@@ -130,7 +131,7 @@ def wait(view: WaitView) -> dict[str, Json]:
         "agent": view.agent,
         "node": view.node,
         "reason": view.reason,
-        "need": view.need,
+        "need": redact_text(view.need),
         "since": iso(view.since_us),
         "deadline_at": iso(view.deadline_us),
         "owner": view.owner,
@@ -144,7 +145,7 @@ def line(view: RunLine) -> dict[str, Json]:
     return {
         "run_id": view.run_id,
         "status": view.status,
-        "reason": view.reason,
+        "reason": redact_text(view.reason),
         "agent": view.agent,
         "graph": view.graph,
         "submitted_at": iso(view.submitted_us),
@@ -228,7 +229,7 @@ def _content(content: StepContent) -> dict[str, Json]:
             for call in content.calls
         ]
     if content.message:
-        found["message"] = content.message
+        found["message"] = redact_text(content.message)
     if content.route:
         found["route"] = content.route
     if content.chosen:

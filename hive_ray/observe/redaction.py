@@ -18,6 +18,8 @@ from urllib.parse import quote
 MASK = "[redacted]"
 MIN_SECRET_CHARS = 4
 """Shorter values are no secrets: masking them everywhere would only make texts unreadable."""
+LONG_SECRET_CHARS = 12
+"""From this length on a secret stands nowhere by chance: it is masked in users' values too."""
 MAX_DEPTH = 40
 """Anything nested deeper is masked whole: redaction must end on every value."""
 
@@ -69,6 +71,10 @@ _USERINFO = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 _HEADER = re.compile(r"((?:authorization|cookie)[\"']?\s*[:=]\s*[\"']?)([^\r\n\"',}]+)", re.IGNORECASE)
 
 
+_NUMBER = re.compile(r"[0-9eE.+-]+")
+"""Could be a number in JSON, where a mask would not be JSON."""
+
+
 class Redactor:
     """Secret values and key names known so far; ``redact`` below is the process's own."""
 
@@ -77,6 +83,8 @@ class Redactor:
         self._values: set[str] = set()
         self._words: set[str] = set(_SECRET_WORDS)
         self._exact: re.Pattern[str] | None = None
+        self._long: set[bytes] = set()
+        self._exact_bytes: re.Pattern[bytes] | None = None
         self._keys: dict[str, bool] = {}
         self._compile()
 
@@ -86,6 +94,8 @@ class Redactor:
             for value in values:
                 if len(value) >= MIN_SECRET_CHARS:
                     self._values.update(_spellings(value))
+                if len(value) >= LONG_SECRET_CHARS and not _NUMBER.fullmatch(value):
+                    self._long.update(spelling.encode() for spelling in _spellings(value))
             self._compile()
 
     def add_key_names(self, names: Iterable[str]) -> None:
@@ -98,6 +108,8 @@ class Redactor:
         # Longest first: one secret may be the beginning of another.
         ordered = sorted(self._values, key=lambda value: (-len(value), value))
         self._exact = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        longest = sorted(self._long, key=lambda value: (-len(value), value))
+        self._exact_bytes = re.compile(b"|".join(map(re.escape, longest))) if longest else None
         words = "|".join(re.escape(word).replace("_", "[-_ ]?") for word in sorted(self._words))
         self._assignment = re.compile(rf"({words})([\"']?\s*[:=]\s*[\"']?)([^\s\"',;&}}\])]+)", re.IGNORECASE)
         # Most texts hold none of these pieces; looking for them is far cheaper than the pattern.
@@ -132,6 +144,10 @@ class Redactor:
             return text
         text = _HEADER.sub(rf"\1{MASK}", text)
         return self._assignment.sub(self._mask_assigned, text)
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        """Encoded JSON without the exact values of long secrets; nothing else is touched."""
+        return data if self._exact_bytes is None else self._exact_bytes.sub(MASK.encode(), data)
 
     def _mask_assigned(self, match: re.Match[str]) -> str:
         key, sign, value = match.groups()
@@ -192,3 +208,4 @@ register_secrets = _process.add_values
 register_key_names = _process.add_key_names
 redact = _process.redact
 redact_text = _process.text
+mask_bytes = _process.mask_bytes
