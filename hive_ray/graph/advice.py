@@ -27,6 +27,7 @@ def warn_about(
 ) -> None:
     """Adds every warning about a graph without errors."""
     masks = [node.reached_from for node in nodes]
+    _without_meaning_here(spec, nodes[entry].id, findings)
     _unreachable(spec, nodes, reachable(masks, entry), findings)
     _edges_never_taken(nodes, edges, findings)
     _unwritten_keys(spec, nodes, edges, entry, findings)
@@ -40,6 +41,20 @@ def _unreachable(spec: GraphSpec, nodes: Sequence[NodePlan], found: int, finding
     for node in nodes:
         if not found >> node.index & 1 and node.id not in delegated:
             findings.warn(f"nodes.{node.id}", "cannot be reached from the entry", "add an edge, or remove it")
+
+
+def _without_meaning_here(spec: GraphSpec, entry: str, findings: Findings) -> None:
+    """What Hive's graphs may ask for and does not happen here."""
+    for name, target in spec.entry_points.items():
+        if name != "start":
+            problem = f"not used: every run begins at '{entry}', and one that waits goes on where it waits"
+            findings.warn(f"entry_points.{name}", problem, f"fork a run from '{target}' to begin there")
+    for index, group in enumerate(spec.parallel_groups):
+        branches, least = group.get("nodes"), group.get("min_completed")
+        if least is not None and not (isinstance(branches, list) and least == len(branches)):  # pyright: ignore[reportUnknownArgumentType]
+            problem = "not used: a join waits for every branch that can still reach it"
+            remedy = "let a branch that may fail go on over an on_failure edge"
+            findings.warn(f"parallel_groups[{index}].min_completed", problem, remedy)
 
 
 def _edges_never_taken(nodes: Sequence[NodePlan], edges: Sequence[EdgePlan], findings: Findings) -> None:

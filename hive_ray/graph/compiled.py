@@ -175,6 +175,8 @@ class NodePlan(msgspec.Struct, frozen=True):
     """Bitmask of the nodes from which this one can be reached over one edge or more."""
     comes_after: Mask = Mask(0)
     """The same over edges that do not go back: in a cycle, the nodes that stand before this one."""
+    input_schema: bytes = b""
+    """JSON Schema (bytes) that the inputs must satisfy; empty means any."""
 
 
 class EdgePlan(msgspec.Struct, frozen=True):

@@ -32,12 +32,10 @@ _FILE_KEYS = frozenset(
 _DROPPED_GRAPH_KEYS = frozenset(
     (
         "version", "goal_id", "goal", "agent", "metadata", "required_tools", "created_at", "updated_at",
-        "parallel_groups", "entry_points", "output_schema", "memory_keys", "cleanup_llm_model",
+        "output_schema", "memory_keys", "cleanup_llm_model",
     )
 )  # fmt: skip
-_DROPPED_NODE_KEYS = frozenset(
-    ("input_schema", "output_model", "max_validation_retries", "metadata", "created_at")
-)
+_DROPPED_NODE_KEYS = frozenset(("output_model", "max_validation_retries", "metadata", "created_at"))
 _DROPPED_EDGE_KEYS = frozenset(("metadata", "created_at"))
 
 _NODE_ALIASES = {"node_id": "id", "type": "node_type", "timeout": "timeout_s", "tool_name": "tool"}

@@ -69,6 +69,7 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         max_turns=next(number for number in turns if number is not None),
         human=_human(node, findings), map=_map(node, context), subgraph=_subgraph(node, context),
         prompt=system_prompt(node), instruction=node.prompt,
+        input_schema=schema_bytes(node.input_schema, f"{own}.input_schema", findings),
         output_schema=schema_bytes(node.output_schema, f"{own}.output_schema", findings),
         description=node.description, record=node.record, idle_us=_us(node.idle_s or IDLE_S),
         pause=node.id in spec.pause_nodes and node.node_type is not NodeKind.HUMAN_INPUT,
@@ -112,6 +113,9 @@ def _check_fields(node: NodeSpec, context: NodeContext) -> None:
         findings.error(f"{own}.body", "missing on a map node", "add the node or graph that runs for an item")
     if node.node_type is NodeKind.LLM_TOOL_USE and not node.tools:
         findings.warn(f"{own}.tools", "an llm_tool_use node without tools", "use llm_generate")
+    if node.input_schema and node.node_type in (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH):
+        remedy = "give it to the node before, as output_schema"
+        findings.warn(f"{own}.input_schema", f"is not checked on a {node.node_type} node", remedy)
     if node.sub_agents:
         _check_sub_agents(node, context)
 

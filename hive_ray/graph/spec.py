@@ -100,6 +100,8 @@ class NodeSpec(Spec):
     input_keys: Names = []
     output_keys: Names = []
     nullable_output_keys: Names = []
+    input_schema: dict[str, Any] | None = None
+    """JSON Schema, or Hive's ``{key: {type, required}}``, that the node's inputs must satisfy."""
     output_schema: dict[str, Any] | None = None
     success_criteria: Text = ""
     # work
@@ -176,6 +178,10 @@ class GraphSpec(Spec):
     budget: BudgetSpec | None = None
     input_schema: dict[str, Any] | None = None
     """JSON Schema of the run's input; its properties count as keys that the input brings."""
+    entry_points: dict[str, Any] = Field(default={}, max_length=LIST_LIMIT)
+    """Hive's; ``start`` is ``entry_node``, the others mean nothing here."""
+    parallel_groups: list[dict[str, Any]] = Field(default=[], max_length=LIST_LIMIT)
+    """Hive's; branches run side by side by themselves, and a join waits for all of them."""
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -28,7 +28,7 @@ from hive_ray.prices import Rates
 from hive_ray.workers.collecting import collect
 from hive_ray.workers.functions import function_arguments, node_outputs, plain_json
 from hive_ray.workers.llm import Limits, LlmGateway
-from hive_ray.workers.llm_steps import Produced, behaviour
+from hive_ray.workers.llm_steps import Produced, behaviour, schema_problem
 from hive_ray.workers.mcp import McpTools
 from hive_ray.workers.prompts import Entry, Prompt, Situation, prompt_bytes
 from hive_ray.workers.step_error import StepError
@@ -118,6 +118,7 @@ class Executor:
             graph = self._graph(lease)
             node = graph.nodes[lease.node]
             inputs = self._decoded(lease.inputs)
+            _check_inputs(lease, node, inputs)
             if lease.kind is StepKind.COLLECT:
                 produced = Produced(outputs=collect(node, inputs))
             else:
@@ -181,6 +182,7 @@ class Executor:
         graph = self._graph(lease)
         node = graph.nodes[lease.node]
         inputs = await self._decoded_async(lease.inputs)
+        _check_inputs(lease, node, inputs)
         usage, cost = None, _declared_cost(node, lease)
         if lease.kind is StepKind.LLM or lease.kind is StepKind.DECIDE:
             produced, usage, cost = await self._ask(lease, graph, node, inputs)
@@ -469,6 +471,18 @@ def _context(lease: Lease, node: NodePlan) -> ToolContext:
     return ToolContext(
         lease.run, lease.request_id, node.id, lease.attempt, lease.idempotency_key, lease.team, lease.agent
     )
+
+
+def _check_inputs(lease: Lease, node: NodePlan, inputs: Mapping[str, Any]) -> None:
+    """A node's own step begins only with inputs that fit its schema."""
+    if not node.input_schema or lease.kind in (StepKind.DECIDE, StepKind.COLLECT):
+        return
+    if node.kind in _LOOPS and lease.kind is not StepKind.LLM:
+        return
+    problem = schema_problem(msgspec.json.decode(node.input_schema), inputs)
+    if problem:
+        message = f"node {node.id}: its inputs do not fit its input_schema: {problem}"
+        raise StepError(FailureKind.BAD_INPUT, message, started=False)
 
 
 def _refuse_unreserved(lease: Lease, node: NodePlan, prompt: Prompt) -> None:

@@ -296,7 +296,7 @@ def schema_problem(schema: Mapping[str, Any], value: Any) -> str:
     error = min(validator.iter_errors(value), key=lambda e: list(map(str, e.absolute_path)), default=None)
     if error is None:
         return ""
-    place = ".".join(str(step) for step in error.absolute_path) or "the answer"
+    place = ".".join(str(step) for step in error.absolute_path) or "the whole"
     return f"{place}: {error.message[:200]}"
 
 

@@ -492,3 +492,27 @@ def test_equal_bodies_are_kept_once():
     ]
 
     assert len(_compile(*parts, _edge("m", "n")).subgraphs) == 1
+
+
+def test_what_means_nothing_here_is_named():
+    """Hive's other entry points and its early joins: the graph runs, and lint says what does not happen."""
+    groups = [{"nodes": ["a", "b"], "min_completed": 1}, {"nodes": ["a", "b"], "min_completed": 2}]
+    parts = (_node("a", F), _node("b", F), _edge("a", "b"))
+    data = _data(*parts, entry_points={"start": "a", "again": "b"}, parallel_groups=groups)
+
+    places = [str(finding.fault.place) for finding in lint(parse_graph(data))]
+
+    assert places == ["entry_points.again", "parallel_groups[0].min_completed"]
+
+
+def test_an_input_schema_is_planned_in_either_form():
+    """JSON Schema, or Hive's fields; what is none is a fault, and where nothing checks it lint says so."""
+    hive = {"x": {"type": "string", "required": True}}
+    asked = _node("a", F, input_keys=["x"], input_schema=hive)
+    human = _node("a", node_type="human_input", output_keys=["ok"], input_schema=hive)
+
+    planned = json.loads(_compile(asked).nodes[0].input_schema)
+
+    assert (planned["properties"], planned["required"]) == ({"x": {"type": "string"}}, ["x"])
+    assert [str(f.fault.place) for f in lint(parse_graph(_data(human)))] == ["nodes.a.input_schema"]
+    assert "nodes.a.input_schema" in _faults(_node("a", F, input_schema={"$ref": 5}))[0]

@@ -406,3 +406,22 @@ def test_a_number_that_json_cannot_say_is_invalid_and_named(number: float):
 
     assert outcome.failure == "INVALID_OUTPUT"
     assert "o.values[1]" in steps.message(outcome)
+
+
+def test_inputs_that_do_not_fit_the_nodes_schema_never_reach_its_code():
+    """Refused before the call, so nothing was begun."""
+    called: list[str] = []
+
+    @hive.function()
+    def note(x: str) -> dict[str, Any]:
+        called.append(x)
+        return {"o": x}
+
+    schema = b'{"type":"object","properties":{"x":{"maxLength":2}},"required":["x"]}'
+    made = steps.executor(steps.node(function="note", output_keys=("o",), input_schema=schema), note)
+    refused = made.run_sync(steps.lease(StepKind.FUNCTION, "note", {"x": "long"}))
+    fits = made.run_sync(steps.lease(StepKind.FUNCTION, "note", {"x": "ab"}))
+
+    assert (refused.failure, refused.started) == ("BAD_INPUT", False)
+    assert "node n" in steps.message(refused) and "x: " in steps.message(refused)
+    assert (steps.outputs(fits), called) == ({"o": "ab"}, ["ab"])
