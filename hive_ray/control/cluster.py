@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from hive_ray.config import Settings, load
+from hive_ray.control import haproxy
 from hive_ray.control.actor import ControllerActor
 from hive_ray.control.launch import free_port
 from hive_ray.control.queries import ListWorkers
@@ -218,6 +219,7 @@ def prepare_environment(ha_proxy: bool, folder: Path) -> None:
     os.environ["RAY_SERVE_HAPROXY_METRICS_ENABLED"] = "0"
     for variable in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ[variable] = str(free_port())
+    haproxy.narrow(folder, folder / _HA_PROXY_FILES["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
 
 
 _HA_PROXY_FILES = {
