@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,13 +74,19 @@ def _public(record: Record) -> dict[str, Any]:
 @app.command()
 def down(config: Config = None, as_json: Json = False) -> None:
     """End what runs here, or what a killed supervisor left behind."""
-    from hive_ray.control.record import end, place_of
+    from hive_ray.control.record import end, left_behind, place_of
 
-    ended = end(place_of(config))
+    place = place_of(config)
+    was_killed = place.running() is None
+    ended = end(place)
+    left = left_behind(ended) if ended and was_killed else ""
     if as_json:
-        show_json({"ended": _public(ended) if ended else None})
+        show_json({"ended": _public(ended) if ended else None, "left_behind": left or None})
     else:
         print(f"ended {ended.url or ended.pid}" if ended else "nothing runs here")
+    if left:
+        print(left, file=sys.stderr)
+        raise typer.Exit(FAILED)
 
 
 @app.command()

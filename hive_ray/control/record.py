@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -165,6 +166,18 @@ def end(place: Place, timeout_s: float = END_S) -> Record | None:
             time.sleep(_POLL_S)
     clean(place, record)
     return record
+
+
+def left_behind(record: Record) -> str:
+    """What a killed supervisor leaves on a cluster that is not ours to end, and how to end it; or nothing."""
+    if not record.joined or not record.ray_address:
+        return ""
+    again = shlex.join(["hive-ray", "up", "--address", record.ray_address])
+    return (
+        f"its supervisor was killed, so its controller and workers are still on the Ray cluster "
+        f"{record.ray_address}, which it had joined. End them with: {again} && hive-ray down (in the "
+        "environment of the first `up`: a cluster with a token needs RAY_AUTH_MODE and its token there)"
+    )
 
 
 def clean(place: Place, record: Record) -> None:
