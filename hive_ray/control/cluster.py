@@ -219,7 +219,7 @@ def prepare_environment(ha_proxy: bool, folder: Path) -> None:
     os.environ["RAY_SERVE_HAPROXY_METRICS_ENABLED"] = "0"
     for variable in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ[variable] = str(free_port())
-    haproxy.narrow(folder, folder / _HA_PROXY_FILES["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    haproxy.narrow(folder)
 
 
 _HA_PROXY_FILES = {

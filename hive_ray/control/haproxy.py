@@ -14,15 +14,21 @@ BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
 _SCRIPT = """#!/bin/sh
 # Written by hive-ray: status ports answer on loopback only.
-sed -i -E 's/^([[:space:]]*bind )[*]?:([0-9]+)/\\1127.0.0.1:\\2/' {config} || exit 1
+before=
+for argument in "$@"; do
+  if [ "$before" = -f ]; then
+    sed -i -E 's/^([[:space:]]*bind )[*]?:([0-9]+)/\\1127.0.0.1:\\2/' "$argument" || exit 1
+  fi
+  before=$argument
+done
 exec {binary} "$@"
 """
 
 
-def narrow(folder: Path, config: Path) -> None:
-    """Have Ray start HAProxy through a script in ``folder`` that narrows ``config`` first."""
+def narrow(folder: Path) -> None:
+    """Have Ray start HAProxy through a script in ``folder`` that narrows each configuration file first."""
     script = folder / "haproxy"
-    script.write_text(_SCRIPT.format(config=shlex.quote(str(config)), binary=shlex.quote(_binary())))
+    script.write_text(_SCRIPT.format(binary=shlex.quote(_binary())))
     script.chmod(0o700)
     os.environ[BINARY_VARIABLE] = str(script)
 

@@ -18,12 +18,15 @@ def test_ports_that_would_bind_every_address_are_narrowed_before_haproxy_starts(
     config = tmp_path / "haproxy.cfg"
     config.write_text("frontend p\n    bind :9101\nfrontend h\n    bind 10.0.0.5:80\n  bind *:8404\n")
     monkeypatch.setenv(haproxy.BINARY_VARIABLE, "/bin/echo")
-    haproxy.narrow(tmp_path, config)
+    haproxy.narrow(tmp_path)
 
     said = subprocess.run(
-        [os.environ[haproxy.BINARY_VARIABLE], "-f", str(config)], capture_output=True, text=True, check=True
+        [os.environ[haproxy.BINARY_VARIABLE], "-db", "-f", str(config)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     binds = [line.split()[1] for line in config.read_text().splitlines() if "bind" in line]
     assert binds == ["127.0.0.1:9101", "10.0.0.5:80", "127.0.0.1:8404"]
-    assert said.stdout == f"-f {config}\n"
+    assert said.stdout == f"-db -f {config}\n"
