@@ -19,6 +19,7 @@ from serve import (
     routes_health,
     routes_people,
     routes_runs,
+    routes_state,
 )
 from serve.backend import Backend
 from serve.problems import Problem
@@ -54,6 +55,7 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
         routes_costs,
         routes_people,
         routes_agents,
+        routes_state,
         routes_health,
     ):
         app.include_router(routes.router)

@@ -135,6 +135,12 @@ class LintRequest(Body):
     graph: dict[str, Any]
 
 
+class Level(Body):
+    """The feature level that the state shall have."""
+
+    level: int = Field(ge=1, le=1_000)
+
+
 class Correction(Body):
     """What an attempt, or a run as a whole, cost more or less than it was charged."""
 

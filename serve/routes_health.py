@@ -42,6 +42,7 @@ async def status(request: Request) -> Response:
         "environment": backend.settings.environment,
         "state": backend.settings.state.url,
         "epoch": said.get("epoch", 0),
+        "feature_level": said.get("feature_level", 0),
         "live_runs": said.get("live_runs", 0),
         "queued": said.get("queued", {}),
         "controller_pid": said.get("pid", 0),

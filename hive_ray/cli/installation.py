@@ -109,7 +109,8 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
     ready = "ready" if told["ready"] else "not ready"
     lines = [
         f"{ready}: {told['reason']} at {told['url']}",
-        f"state      {told['state']} (environment {told['environment']})",
+        f"state      {told['state']} (environment {told['environment']}, "
+        f"feature level {told['feature_level']})",
         f"controller process {told['controller_pid']}, epoch {told['epoch']}",
         f"live runs  {told['live_runs']}, cost ${told['cost_usd']}",
     ]

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from hive_ray.core import features
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.routing import Evaluator
 from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
-from hive_ray.errors import Corrupt, Unavailable
+from hive_ray.errors import Corrupt, TooNew, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs, graph_name
 from hive_ray.state.content import ContentCodec
@@ -82,11 +83,19 @@ def recover(  # noqa: PLR0913
     replayed = 0
     for segment in journal.read_segments(first):
         replayed += _replay(engine, blobs, codec, segment)
+    _refuse_later_level(engine, store)
     engine.seq = claim.next_seq - 1
     engine.fleet.epoch = claim.epoch
     _load_graphs(engine, blobs)
     engine.restored()
     return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed)
+
+
+def _refuse_later_level(engine: Engine, store: Store) -> None:
+    level = engine.fleet.feature_level
+    if level > features.LATEST:
+        why = f"holds what a newer release writes (feature level {level}, this one knows {features.LATEST})"
+        raise TooNew(store.url, why)
 
 
 def decode_item(key: str, item: Item) -> Fleet | Run | None:

@@ -322,7 +322,7 @@ class Shell:
     def command(self, call: int, command: Command, clock: Clock) -> None:
         """Decide a command; its answer leaves when what it rests on is durable."""
         now = self._at(clock)
-        refused = self._too_busy(command)
+        refused = features.refuse(command, self.engine.fleet.feature_level) or self._too_busy(command)
         answer = refused or self.engine.command(command, now)
         self._rows.cut()
         self._hold(call, views.answer(self.engine, answer))
@@ -495,6 +495,7 @@ class Shell:
 
     def _write_next(self) -> None:
         columns = self._rows.take()
+        self.journal.format = self.engine.fleet.feature_level
         pending = self.journal.prepare(columns)
         number = pending.header.number
         self._runs_in_flight = list(dict.fromkeys(columns.run))

@@ -73,8 +73,9 @@ class Snapshotter:
         )
 
     def _take(self, shell: Shell) -> Iterator[None]:
+        fleet = shell.engine.fleet
         header = SnapshotHeader(
-            self._partition, shell.engine.fleet.epoch, shell.durable_seq, shell.journal.number
+            self._partition, fleet.epoch, shell.durable_seq, shell.journal.number, fleet.feature_level
         )
         writer = SnapshotWriter(header, self._manifest)
         dirty = shell.engine.family_order(shell.dirty | shell.engine.charged)

@@ -6,12 +6,29 @@ release before it can open the state again until somebody raises the level.
 
 from __future__ import annotations
 
-from hive_ray.core.commands import Refused
+from hive_ray.core.commands import Command, CorrectCost, Fork, Refused
 
 FIRST = 1
 """What release 0.1.0 wrote."""
 LATEST = 2
 """Sealed content and the events of this release. A fresh state starts here."""
+
+
+GAINS = {
+    2: "sealed content, forks and resumed runs, corrections of the ledger, history in Parquet files",
+}
+"""What each level lets a state hold."""
+
+_COMMANDS: dict[type[Command], tuple[int, str]] = {
+    Fork: (2, "forking a run"),
+    CorrectCost: (2, "correcting the ledger"),
+}
+
+
+def refuse(command: Command, present: int) -> Refused | None:
+    """The refusal of a command whose events a state of level ``present`` cannot hold."""
+    needed = _COMMANDS.get(type(command))
+    return needs(needed[0], present, needed[1]) if needed is not None else None
 
 
 def needs(level: int, present: int, what: str) -> Refused | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from hive_ray.core import features
 from hive_ray.errors import Corrupt, Fenced, ObjectMissing, StoreError
 from hive_ray.state.owner import Owner, OwnerState
 from hive_ray.state.reading import read_in_order, read_listed
@@ -104,6 +105,8 @@ class Journal:
         self._pending: PendingWrite | None = None
         self._number = 0
         self._next_seq = 0
+        self.format = features.FIRST
+        """Form of the segments to come: the state's feature level, which never falls."""
 
     @property
     def next_seq(self) -> int:
@@ -153,7 +156,13 @@ class Journal:
             raise ValueError(f"rows must begin at seq {self._next_seq}")
         number = self._number + 1
         header = SegmentHeader(
-            self._partition, number, claim.epoch, claim.nonce, claim.number, self._next_seq
+            self._partition,
+            number,
+            claim.epoch,
+            claim.nonce,
+            claim.number,
+            self._next_seq,
+            format=self.format,
         )
         name, data = segment_name(self._partition, number), encode_segment(header, columns)
         self._pending = PendingWrite(header, name, data, self._next_seq + len(columns.seq))
@@ -224,6 +233,7 @@ class Journal:
 
     def _adopt(self, header: SegmentHeader, owner: Owner) -> Claim:
         self._number, self._next_seq = header.number, header.first_seq
+        self.format = header.format
         self._pending = None
         self._claim = Claim(header.epoch, header.nonce, header.number, header.first_seq, owner)
         return self._claim
@@ -311,7 +321,8 @@ def _epoch_record(
     number = last.header.number + 1 if last else 1
     epoch = last.header.epoch + 1 if last else 1
     next_seq = last.next_seq if last else 1
-    header = SegmentHeader(partition, number, epoch, nonce, number, next_seq, "epoch")
+    form = last.header.format if last else features.FIRST
+    header = SegmentHeader(partition, number, epoch, nonce, number, next_seq, "epoch", form)
     body = msgspec.msgpack.encode(owner)
     columns = Columns([next_seq], [now_us], [""], [EPOCH_KIND], [body], [b""])
     name = segment_name(partition, number)

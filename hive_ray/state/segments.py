@@ -15,10 +15,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from hive_ray.core import features
 from hive_ray.errors import Corrupt, TooNew
 from hive_ray.state import frames
 
-FORMAT = 1
+FORMAT = features.LATEST
+"""The newest form that is read. A segment's form is the feature level of the state when it was written, so
+that a release that does not know the level refuses the newest segment before it claims the journal."""
 SegmentKind = Literal["events", "epoch"]
 
 _SCHEMA = pa.schema(
@@ -84,7 +87,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     claim: int
     first_seq: int
     kind: SegmentKind = "events"
-    format: int = FORMAT
+    format: int = features.FIRST
 
 
 class Segment(NamedTuple):

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from hive_ray.core import features
 from hive_ray.errors import AlreadyExists, Corrupt, StoreError, TooNew
 from hive_ray.state import frames
 from hive_ray.state.reading import read_in_order, read_listed, read_range
 from hive_ray.state.store import Store
 
-FORMAT = 1
+FORMAT = features.LATEST
+"""As of segments: a snapshot's form is the feature level of its state."""
 KEPT = 2
 FRAME_BYTES = 64 * 1024
 PART_BYTES = 4 * 1024 * 1024
@@ -87,7 +89,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
     epoch: int
     base_seq: int
     segment_number: int
-    format: int = FORMAT
+    format: int = features.FIRST
 
 
 class Manifest(NamedTuple):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hive_ray.errors import Corrupt
 from hive_ray.state import frames
 from hive_ray.state.segments import (
+    FORMAT,
     Columns,
     SegmentHeader,
     decode_segment,
@@ -140,7 +141,7 @@ def test_rows_out_of_order_are_refused():
 
 def test_unknown_format_says_that_a_newer_release_wrote_it():
     """The remedy for a newer file is not a backup."""
-    newer = msgspec.structs.replace(HEADER, format=2)
+    newer = msgspec.structs.replace(HEADER, format=FORMAT + 1)
     with pytest.raises(Corrupt, match="written by a newer release"):
         decode_segment(NAME, encode_segment(newer, rows(70)))
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hive_ray.errors import Corrupt, StoreError
 from hive_ray.state.memory_store import MemoryStore, forget_memory
 from hive_ray.state.snapshots import (
+    FORMAT,
     FRAME_BYTES,
     MAX_PARTS,
     PART_BYTES,
@@ -248,7 +249,7 @@ def test_manifest_under_another_name_is_refused(store: Store):
 
 def test_manifest_of_a_newer_release_says_so(store: Store):
     """An unknown format is not called damage."""
-    writer = SnapshotWriter(SnapshotHeader(0, 1, 1, 1, format=2), None)
+    writer = SnapshotWriter(SnapshotHeader(0, 1, 1, 1, format=FORMAT + 1), None)
     write_snapshot(store, writer.finish())
 
     with pytest.raises(Corrupt, match="newer release"):
