@@ -33,6 +33,7 @@ from hive_ray.errors import (
     UserError,
 )
 from hive_ray.graph.builder import Graph
+from hive_ray.kept import Artifact, Memory, chosen
 
 Json = Any
 GraphLike = Graph | Mapping[str, Any] | str | Path
@@ -155,6 +156,24 @@ class Run:
             answer = self._client.get(self._path("/result"), params={"wait_s": wait_s})
             if answer["status"] in TERMINAL or time.monotonic() >= until:
                 return answer
+
+    def artifacts(self) -> list[Artifact]:
+        """The files that its steps and those of its child runs made, in order."""
+        found = self._client.get(self._path("/artifacts"))["artifacts"]
+        return [Artifact(self._client, self.id, told) for told in found]
+
+    def artifact(self, name: str) -> Artifact:
+        """The newest artifact of that name, or the one of that id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return chosen(self.artifacts(), name, self.id)
+
+    @property
+    def memory(self) -> Memory:
+        """Its own long-term memory."""
+        return self._client.memory("run", self.id)
 
     def cancel(self, reason: str = "") -> dict[str, Any]:
         return self._client.post(self._path("/cancel"), {"reason": reason})
@@ -357,6 +376,10 @@ class Client:
         }
         return self.post(f"/v1/approvals/{approval_id}", body)
 
+    def memory(self, scope: str, owner: str) -> Memory:
+        """The long-term memory of a ``run`` (by id), an ``agent`` or a ``team`` (by name)."""
+        return Memory(self, scope, owner)
+
     # --- agents and operation --------------------------------------------------------------------
 
     def agents(self) -> list[dict[str, Any]]:
@@ -385,6 +408,23 @@ class Client:
         """A request that may be sent twice and has its effect once."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self._send("POST", path, body, headers=headers)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """The body of an answer that is no JSON, in parts."""
+        try:
+            with self._http.stream("GET", path) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    _checked(answer)
+                yield from answer.iter_bytes()
+        except httpx2.HTTPError as error:
+            raise self._away(error) from error
+
+    def send(
+        self, method: str, path: str, body: Json = None, headers: Mapping[str, str] | None = None
+    ) -> Json:
+        """Any other request that may be repeated."""
+        return self._send(method, path, body, headers=headers)
 
     def _send(
         self,
@@ -542,7 +582,7 @@ def _given(params: Mapping[str, Json] | None) -> dict[str, Json] | None:
 
 def _checked(answer: httpx2.Response) -> Json:
     if answer.status_code < 400:
-        return answer.json()
+        return answer.json() if answer.content else None
     try:
         problem = answer.json()
         kind = problem["kind"]
@@ -560,7 +600,7 @@ def _error_of(kind: str, problem: Mapping[str, Any], retry_after_s: float = 1.0)
         return Overloaded(detail, retry_after_s)
     if kind in ("invalid", "too_large") and faults:
         subject, _, _ = detail.partition(": ")
-        refused = GraphError if not faults[0].place.startswith("body") else InputError
+        refused = InputError if faults[0].place.startswith(("body", "path", "headers")) else GraphError
         return refused(subject if refused is GraphError else "request", faults)
     return make(detail) if make else HiveError(f"{detail} (request {problem.get('request_id', '?')})")
 
@@ -571,5 +611,6 @@ _ERRORS: dict[str, Callable[[str], HiveError]] = {
     "not_found": NotFound,
     "conflict": Conflict,
     "mismatch": Conflict,
+    "stale": Conflict,
     "unavailable": Unavailable,
 }

@@ -313,6 +313,18 @@ class LimitsSettings(Section):
     """Bytes of a run's input."""
     max_output_bytes: PositiveInt = 16 * _MIB
     """Bytes of a step's output."""
+    artifact_bytes: PositiveInt = 32 * _MIB
+    """Bytes of one artifact."""
+    run_artifacts: PositiveInt = 256
+    """Artifacts of one run, those of its child runs included."""
+    run_artifact_bytes: PositiveInt = 256 * _MIB
+    """Bytes of all artifacts of one run."""
+    memory_value_bytes: PositiveInt = 256 * 1024
+    """Bytes of one value of long-term memory."""
+    memory_keys: PositiveInt = 10_000
+    """Keys of long-term memory of one run, agent or team."""
+    memory_read_bytes: PositiveInt = _MIB
+    """Bytes of long-term memory that one step may read by its declarations."""
     live_runs: PositiveInt = 50_000
     """Runs that a controller holds in memory; beyond, submissions are answered 429."""
     max_steps: PositiveInt = 100

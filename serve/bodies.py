@@ -149,3 +149,9 @@ class Correction(Body):
     attempt: str = Field(default="", pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$", max_length=60)
     """``serial.call.attempt``, as the run's events name it; empty: the run as a whole."""
     reason: str = Field(default="", max_length=2000)
+
+
+class MemoryValue(Body):
+    """A value of long-term memory."""
+
+    value: Any

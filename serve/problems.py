@@ -33,6 +33,7 @@ STATUS = {
     "not_found": 404,
     "conflict": 409,
     "mismatch": 422,
+    "stale": 412,
     "invalid": 422,
     "overloaded": 429,
     "unavailable": 503,

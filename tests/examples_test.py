@@ -29,7 +29,8 @@ from tests.servers.process import REPO, SCRIPTS
 
 EXAMPLES = REPO / "docs" / "examples"
 SUPPORT = EXAMPLES / "support"
-GRAPHS = (SUPPORT / "agent.json", EXAMPLES / "hello" / "hello.yaml")
+LEDGER = EXAMPLES / "ledger"
+GRAPHS = (SUPPORT / "agent.json", EXAMPLES / "hello" / "hello.yaml", LEDGER / "ledger.yaml")
 TICKET = json.loads((SUPPORT / "ticket.json").read_text("utf-8"))
 WITH_SCRIPTS = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
 SEND = "send_answer"

@@ -10,13 +10,25 @@ import json
 import sys
 from typing import Any
 
-from hive_ray.cli import beginning, costs, forks, graphs, installation, people, runs, sql, state, steering
+from hive_ray.cli import (
+    beginning,
+    costs,
+    forks,
+    graphs,
+    installation,
+    kept,
+    people,
+    runs,
+    sql,
+    state,
+    steering,
+)
 from hive_ray.cli.common import BAD_INPUT, app
 from hive_ray.errors import FaultsError, HiveError
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (installation, beginning, runs, steering, forks, people, graphs, sql, state, costs)
+_COMMANDS = (installation, beginning, runs, steering, forks, people, graphs, kept, sql, state, costs)
 """Importing a module registers its commands."""
 
 

@@ -18,7 +18,7 @@ import msgspec
 import ray
 from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
-from hive_ray.config import Settings
+from hive_ray.config import LimitsSettings, Settings
 from hive_ray.control import queries
 from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.pools import Pools
@@ -26,7 +26,10 @@ from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Clock, End, Limits, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
+from hive_ray.core.artifacts import ArtifactBounds
 from hive_ray.core.commands import Fork, Refused, Register, Submit
+from hive_ray.core.engine import Engine
+from hive_ray.core.longterm import Bounds
 from hive_ray.core.messages import decode_attach, decode_exchange, encode
 from hive_ray.errors import Corrupt, Fenced, StateRefused, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
@@ -135,6 +138,7 @@ class ControllerImpl:
             queue_limits={name: pool.queue_limit for name, pool in self._settings.pools.items()},
         )
         snapshots = Snapshotter(self._store, self._partition, recovered.manifest)
+        _bound(recovered.engine, self._settings.limits)
         self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits, snapshots)
         self._shell.begin(clock())
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
@@ -345,6 +349,12 @@ class ControllerImpl:
                 "cpu_s": time.process_time(),
             }
         )
+
+
+def _bound(engine: Engine, limits: LimitsSettings) -> None:
+    """What runs and their steps may leave behind."""
+    engine.keeping.artifacts = ArtifactBounds(limits.run_artifacts, limits.run_artifact_bytes)
+    engine.keeping.memory = Bounds(limits.memory_keys, limits.memory_value_bytes, limits.memory_read_bytes)
 
 
 def _encoded(answer: Answer) -> msgspec.Raw:

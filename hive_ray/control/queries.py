@@ -141,8 +141,64 @@ class ListWorkers(msgspec.Struct, frozen=True, tag=True):
         )
 
 
-QUERIES = (GetRun, GetState, ListRuns, ListApprovals, GetAgent, ListAgents, ListWorkers)
-Query = GetRun | GetState | ListRuns | ListApprovals | GetAgent | ListAgents | ListWorkers
+class GetMemory(msgspec.Struct, frozen=True, tag=True):
+    """One value of long-term memory."""
+
+    scope: str
+    owner: str
+    key: str
+
+    def look(self, engine: Engine) -> Answer:
+        shelf = engine.find_shelf(self.scope, self.owner)
+        if isinstance(shelf, Refused):
+            return Answer(refused=shelf)
+        entry = shelf.entries.get(self.key) if shelf is not None else None
+        if entry is None:
+            return Answer(refused=Refused("not_found", f"no key {self.key} in this {self.scope}'s memory"))
+        return Answer(views.memory_view(entry))
+
+
+class ListMemory(msgspec.Struct, frozen=True, tag=True):
+    """Keys of long-term memory in order. ``after`` is the last key of the page before."""
+
+    scope: str
+    owner: str
+    prefix: str = ""
+    after: str = ""
+    limit: int = PAGE
+
+    def look(self, engine: Engine) -> Answer:
+        shelf = engine.find_shelf(self.scope, self.owner)
+        if isinstance(shelf, Refused):
+            return Answer(refused=shelf)
+        entries = shelf.entries.values() if shelf is not None else ()
+        found = [e for e in entries if e.key.startswith(self.prefix) and e.key > self.after]
+        found.sort(key=lambda entry: entry.key)
+        return Answer([views.memory_view(entry) for entry in found[: self.limit]])
+
+
+QUERIES = (
+    GetRun,
+    GetState,
+    ListRuns,
+    ListApprovals,
+    GetAgent,
+    ListAgents,
+    ListWorkers,
+    GetMemory,
+    ListMemory,
+)
+Query = (
+    GetRun
+    | GetState
+    | ListRuns
+    | ListApprovals
+    | GetAgent
+    | ListAgents
+    | ListWorkers
+    | GetMemory
+    | ListMemory
+)
 Request = Command | Query | WatchRun
 
 decode_requests = msgspec.msgpack.Decoder(list[Request]).decode

@@ -10,6 +10,7 @@ import msgspec
 from hive_ray.core import features
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
+from hive_ray.core.longterm import is_item
 from hive_ray.core.routing import Evaluator
 from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, TooNew, Unavailable
@@ -109,6 +110,9 @@ def _restore(engine: Engine, snapshot: Snapshot) -> None:
     name = snapshot.manifest.name
     try:
         for key, item in snapshot.items.items():
+            if is_item(key):
+                engine.keeping.shelves.restore(key, item.data)
+                continue
             state = decode_item(key, item)
             if isinstance(state, Fleet):
                 engine.fleet = state

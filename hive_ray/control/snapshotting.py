@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hive_ray.control.io import Broke, Done, Io
 from hive_ray.control.recovery import FLEET, RUN
 from hive_ray.core.fleet import encode_fleet
+from hive_ray.core.longterm import Shelves, is_item
 from hive_ray.core.run import encode_run
 from hive_ray.errors import StoreError
 from hive_ray.state.snapshots import (
@@ -78,8 +79,9 @@ class Snapshotter:
             self._partition, fleet.epoch, shell.durable_seq, shell.journal.number, fleet.feature_level
         )
         writer = SnapshotWriter(header, self._manifest)
-        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged)
-        shell.dirty, shell.engine.charged = {}, {}
+        shelves = shell.engine.keeping.shelves
+        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged | shelves.changed)
+        shell.dirty, shell.engine.charged, shelves.changed = {}, {}, {}
         taken = size = 0
         for run_id in dirty:
             size += self._add(shell, writer, run_id)
@@ -96,6 +98,8 @@ class Snapshotter:
 
     def _add(self, shell: Shell, writer: SnapshotWriter, run_id: str) -> int:
         engine = shell.engine
+        if is_item(run_id):
+            return _add_memory(engine.keeping.shelves, writer, run_id)
         if not run_id:
             data = encode_fleet(engine.fleet)
             writer.add(FLEET, engine.fleet.seq, data)
@@ -131,3 +135,13 @@ class Snapshotter:
                 log.warning("snapshot not written: %s", error)
                 shell.dirty.update(dict.fromkeys(dirty))
         self._base_segment, self._base_seq = header.segment_number, header.base_seq
+
+
+def _add_memory(shelves: Shelves, writer: SnapshotWriter, item: str) -> int:
+    """Take an item of long-term memory, or leave it out from now on if its entry is gone."""
+    found = shelves.encode(item)
+    if found is None:
+        writer.drop(item)
+        return 0
+    writer.add(item, found.seq, found.data)
+    return len(found.data)

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from hive_ray.control.standing import family, standing
+from hive_ray.core.artifacts import KeptArtifact
 from hive_ray.core.commands import Refused
-from hive_ray.core.engine import Engine
+from hive_ray.core.engine import Engine, Stands
 from hive_ray.core.events import Origin
 from hive_ray.core.fleet import Agent, Fleet
+from hive_ray.core.longterm import Entry, Shelf
 from hive_ray.core.run import Run, StepStatus, Visit
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import CompiledGraph
@@ -86,6 +88,8 @@ class RunView(msgspec.Struct, frozen=True):
     compacted: int = 0
     overrun_nanousd: int = 0
     """Cost beyond what was reserved."""
+    artifacts: tuple[KeptArtifact, ...] = ()
+    """Of a root run: its own and those of its child runs."""
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -119,6 +123,16 @@ class LevelView(msgspec.Struct, frozen=True):
     feature_level: int
 
 
+class MemoryView(msgspec.Struct, frozen=True):
+    """A value of long-term memory."""
+
+    key: str
+    value: Value
+    version: int
+    written_us: int
+    writer: str
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The reply to a command or query: a value, or a refusal."""
 
@@ -137,7 +151,7 @@ ANSWERS = {
 }
 
 
-def answer(engine: Engine, result: Run | Agent | Fleet | Refused) -> Answer:
+def answer(engine: Engine, result: Stands | Refused) -> Answer:
     """Wrap what the engine said."""
     match result:
         case Refused():
@@ -148,6 +162,14 @@ def answer(engine: Engine, result: Run | Agent | Fleet | Refused) -> Answer:
             return Answer(AgentView(result.name, result.graph, result.at_us))
         case Fleet():
             return Answer(LevelView(result.feature_level))
+        case Entry():
+            return Answer(memory_view(result))
+        case Shelf():
+            return Answer(result.version)
+
+
+def memory_view(entry: Entry) -> MemoryView:
+    return MemoryView(entry.key, entry.value, entry.version, entry.at_us, entry.writer)
 
 
 def run_answer(engine: Engine, run_id: str) -> Answer:
@@ -194,6 +216,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         engine.successors.get(run.id, ""),
         engine.compacted,
         run.overrun_nanousd,
+        tuple(run.artifacts),
     )
 
 

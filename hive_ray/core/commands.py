@@ -6,6 +6,7 @@ import msgspec
 
 from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent
+from hive_ray.core.values import Value
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -104,7 +105,8 @@ class Refused(msgspec.Struct, frozen=True):
     """A command that does not fit the state; nothing was decided."""
 
     problem: str
-    """``not_found``, ``conflict``, ``mismatch``, ``invalid``, ``overloaded`` or ``unavailable``."""
+    """``not_found``, ``conflict``, ``mismatch``, ``stale`` (another version is there), ``invalid``,
+    ``overloaded`` or ``unavailable``."""
     message: str
     retry_after_s: float = 0.0
 
@@ -141,6 +143,30 @@ class RaiseLevel(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
+class PutMemory(msgspec.Struct, frozen=True, tag=True):
+    """Write a value of long-term memory from outside."""
+
+    scope: str
+    owner: str
+    key: str
+    value: Value
+    if_version: int = -1
+    """The version that must stand there; 0: the key must be absent; -1: any."""
+    principal: str = ""
+    request_id: str = ""
+
+
+class DeleteMemory(msgspec.Struct, frozen=True, tag=True):
+    """Delete a key of long-term memory from outside."""
+
+    scope: str
+    owner: str
+    key: str
+    if_version: int = -1
+    principal: str = ""
+    request_id: str = ""
+
+
 Command = (
     Submit
     | Fork
@@ -153,4 +179,6 @@ Command = (
     | CorrectCost
     | Register
     | RaiseLevel
+    | PutMemory
+    | DeleteMemory
 )

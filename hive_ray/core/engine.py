@@ -20,8 +20,11 @@ from hive_ray.core import (
     features,
     fleet,
     forking,
+    keeping,
     lifecycle,
+    longterm,
     people,
+    remembering,
     routing,
     steps,
 )
@@ -32,9 +35,11 @@ from hive_ray.core.commands import (
     Command,
     Complete,
     CorrectCost,
+    DeleteMemory,
     Fork,
     Moment,
     Pause,
+    PutMemory,
     RaiseLevel,
     Refused,
     Register,
@@ -47,6 +52,7 @@ from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
     Lease,
+    MemoryGiven,
     Outcome,
     StepContent,
     StepKind,
@@ -55,6 +61,9 @@ from hive_ray.core.messages import (
 )
 from hive_ray.core.run import Run, Step, StepStatus, Visit
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
+
+Stands = Run | fleet.Agent | fleet.Fleet | longterm.Entry | longterm.Shelf
+"""What a command is about, as it stands afterwards."""
 
 SCAN_LIMIT = 64
 """Stale or waiting queue entries looked at before an exchange gives up for this time."""
@@ -84,6 +93,7 @@ class Engine:
         """Child runs that ended and whose parent has not been told."""
         self._settling = False
         self.fleet = fleet.Fleet()
+        self.keeping = keeping.Keeping()
         self.graphs: dict[str, CompiledGraph] = {}
         self._evaluator = evaluator
         self.sink: Callable[[int, Draft], None] = _nowhere
@@ -100,12 +110,16 @@ class Engine:
             if event.run:
                 self._evolve_indexed(event, drafted.decoded, at_us, seq)
             else:
-                self._evolve_fleet(event, at_us, seq)
+                self._evolve_shared(event, drafted.decoded, at_us, seq)
             self.sink(seq, drafted)
 
-    def _evolve_fleet(self, event: ev.Event, at_us: int, seq: int) -> None:
-        fleet.evolve(self.fleet, event, at_us)
-        self.fleet.seq = seq
+    def _evolve_shared(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
+        """Apply an event of no run, unless a snapshot already shows it."""
+        if isinstance(event, ev.MemoryWritten | ev.MemoryDeleted):
+            self.keeping.shelves.apply(event, content, at_us, seq)
+        elif seq > self.fleet.seq:
+            fleet.evolve(self.fleet, event, at_us)
+            self.fleet.seq = seq
 
     def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
@@ -142,16 +156,30 @@ class Engine:
         runs.evolve(run, event, content, at_us)
         run.seq = run.told = seq
         change = runs.since(run, before)
-        if change != runs.NO_CHANGE:
-            self._change_ancestors(run, change, at_us, seq)
+        made = event if content.artifacts and isinstance(event, ev.StepSucceeded) else None
+        if change != runs.NO_CHANGE or made is not None:
+            self._change_ancestors(run, change, at_us, seq, made, content)
         return run
 
-    def _change_ancestors(self, run: Run, change: runs.Change, at_us: int, seq: int) -> None:
-        """A child's money and waits are its ancestors' too; one restored at a later seq has counted them."""
+    def _change_ancestors(
+        self,
+        run: Run,
+        change: runs.Change,
+        at_us: int,
+        seq: int,
+        made: ev.StepSucceeded | None,
+        content: StepContent,
+    ) -> None:
+        """A child's money and waits are its ancestors' too, and its artifacts its root's.
+
+        An ancestor that was restored at a later seq has counted them.
+        """
         while run.parent:
             run = self.runs[run.parent]
             if run.seq < seq:
                 runs.change(run, change, at_us)
+                if made is not None and not run.parent:
+                    runs.keep_artifacts(run, made, content, at_us)
                 run.seq = seq
                 self.charged[run.id] = None
 
@@ -173,8 +201,7 @@ class Engine:
         # The snapshot that was read does not show it; the empty name is the fleet.
         self.charged[event.run] = None
         if not event.run:
-            if seq > self.fleet.seq:
-                self._evolve_fleet(event, at_us, seq)
+            self._evolve_shared(event, content, at_us, seq)
             return
         run = self.runs.get(event.run)
         if run is None or seq > run.seq:
@@ -380,7 +407,47 @@ class Engine:
             self._record([Draft(ev.FeatureLevelRaised("", command.level, command.principal))], now)
         return self.fleet
 
-    def command(self, command: Command, now: Moment) -> Run | fleet.Agent | fleet.Fleet | Refused:
+    # --- long-term memory ------------------------------------------------------------------------
+
+    def find_shelf(self, scope: str, owner: str) -> longterm.Shelf | Refused | None:
+        """The shelf of an owner, if anything was ever on it; an unknown run is refused."""
+        root = self.runs.get(owner) if scope == "run" else None
+        if scope == "run" and (root is None or root.parent):
+            return _no_run(owner)
+        return self.keeping.find(scope, owner, root)
+
+    def put_memory(self, command: PutMemory, now: Moment) -> longterm.Entry | Refused:
+        """Write a value; the same request again gets the first result."""
+        refused = self._change_memory(command, remembering.put, now)
+        if refused is not None:
+            return refused
+        written = self.find_shelf(command.scope, command.owner)
+        assert isinstance(written, longterm.Shelf)
+        return written.entries[command.key]
+
+    def delete_memory(self, command: DeleteMemory, now: Moment) -> longterm.Shelf | Refused:
+        """Delete a key; one that is absent is no fault."""
+        refused = self._change_memory(command, remembering.delete, now)
+        if refused is not None:
+            return refused
+        shelf = self.find_shelf(command.scope, command.owner)
+        return shelf if isinstance(shelf, longterm.Shelf) else longterm.Shelf(command.scope, command.owner)
+
+    def _change_memory(
+        self, command: PutMemory | DeleteMemory, decide: remembering.Decide, now: Moment
+    ) -> Refused | None:
+        shelf = self.find_shelf(command.scope, command.owner)
+        root = self.runs.get(command.owner) if command.scope == "run" else None
+        refused = keeping.unwritable(root, self.fleet.feature_level)
+        if isinstance(shelf, Refused) or refused is not None:
+            return shelf if isinstance(shelf, Refused) else refused
+        decided = decide(command, shelf, self.keeping.memory)
+        if isinstance(decided, Refused):
+            return decided
+        self._record(decided, now)
+        return None
+
+    def command(self, command: Command, now: Moment) -> Stands | Refused:
         """Decide any command."""
         return _HANDLERS[type(command)](self, command, now)
 
@@ -478,8 +545,13 @@ class Engine:
             return
         if content is None:
             content = decode_outcome_content(outcome.content)
-        graph = self.graphs[run.graph]
-        self._record(steps.report(run, graph, outcome, content, now), now)
+        if outcome.memory or content.artifacts:
+            root = self._payer(run)
+            outcome, content = self.keeping.bounded(root, outcome, content, self.fleet.feature_level)
+        drafts = steps.report(run, self.graphs[run.graph], outcome, content, now)
+        if outcome.memory:
+            drafts = self.keeping.remembered(self._payer(run), outcome, drafts)
+        self._record(drafts, now)
         self._advance(run, now)
 
     def admit(self, worker: fleet.Worker, now: Moment, most: int) -> list[Lease]:
@@ -538,6 +610,14 @@ class Engine:
         graph = self.graphs[run.graph]
         node = graph.nodes[visit.node]
         inputs = self._inputs(run, graph, visit, step)
+        memory = self.keeping.given(self._payer(run), node, step, inputs)
+        if isinstance(memory, remembering.Denied):
+            failure = steps.fail_node(run, node, visit, memory.kind, f"node {node.id}: {memory.message}")
+            self._record([failure], now)
+            self._advance(run, now)
+            return None
+        if memory is not None and step.kind in _SHOWN_MEMORY:
+            inputs = remembering.as_inputs(memory) | inputs
         payer = self._payer(run)
         answer = admission.admit(payer, admission.worst_case_nanousd(run, node, visit, step, inputs))
         if isinstance(answer, admission.Wait):
@@ -558,7 +638,7 @@ class Engine:
             bounds.checksum(inputs) if visit.loop is not None and step.kind is StepKind.LLM else 0,
         )
         self._record([Draft(event)], now)
-        return self._lease(run, graph, visit, step, inputs)
+        return self._lease(run, graph, visit, step, inputs, memory)
 
     def _payer(self, run: Run) -> Run:
         """The run whose budget pays: a child's costs are its root's."""
@@ -574,7 +654,13 @@ class Engine:
         return routing.inputs_of(run, graph, visit)
 
     def _lease(
-        self, run: Run, graph: CompiledGraph, visit: Visit, step: Step, inputs: dict[str, Any]
+        self,
+        run: Run,
+        graph: CompiledGraph,
+        visit: Visit,
+        step: Step,
+        inputs: dict[str, Any],
+        memory: MemoryGiven | None,
     ) -> Lease:
         node = graph.nodes[visit.node]
         loop = visit.loop
@@ -606,6 +692,8 @@ class Engine:
             run.agent,
             run.traceparent,
             self._prompt_limit(run, node, visit, step, inputs),
+            memory,
+            self.fleet.feature_level,
         )
 
     def _prompt_limit(
@@ -729,6 +817,8 @@ class Engine:
         self._walk(parent, now)
 
 
+_SHOWN_MEMORY = (StepKind.LLM, StepKind.DECIDE)
+"""Steps that find what they read of long-term memory among their inputs."""
 _WITH_CHILDREN = (NodeKind.MAP, NodeKind.SUBGRAPH)
 _PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERATE)
 
@@ -804,7 +894,7 @@ def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunFork
         fleet.enqueue(index, pool, step)
 
 
-_HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | fleet.Fleet | Refused]] = {
+_HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = {
     Submit: Engine.submit,
     Fork: Engine.fork,
     Cancel: Engine.cancel,
@@ -816,6 +906,8 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Run | fleet.Agent | f
     CorrectCost: Engine.correct_cost,
     Register: Engine.register,
     RaiseLevel: Engine.raise_level,
+    PutMemory: Engine.put_memory,
+    DeleteMemory: Engine.delete_memory,
 }
 
 Indexer = Callable[[fleet.Fleet, Run, Any], None]

@@ -386,6 +386,37 @@ class FeatureLevelRaised(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+# --- long-term memory ----------------------------------------------------------------------------
+
+
+class MemoryWritten(Event, frozen=True, gc=False):
+    """A value stands in long-term memory. Content: ``outputs`` holds it under its key.
+
+    ``run`` is the root run for its own memory, and empty for that of agents and teams, which outlives runs.
+    """
+
+    scope: str
+    owner: str
+    version: int
+    """The shelf's next number; no other write or deletion of this owner has it."""
+    size: int
+    """Bytes of the value."""
+    writer: str
+    """The attempt (``run:serial.call.attempt``) with whose success it stands, or a principal."""
+    request_id: str = ""
+    """Of a write from outside."""
+
+
+class MemoryDeleted(Event, frozen=True, gc=False):
+    """A key is gone from long-term memory. Content: ``outputs`` names it."""
+
+    scope: str
+    owner: str
+    version: int
+    writer: str
+    request_id: str = ""
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
@@ -393,7 +424,7 @@ EVENTS: dict[str, type[Event]] = {
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
-        WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised,
+        WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
     )
 }  # fmt: skip
 

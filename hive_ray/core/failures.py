@@ -22,6 +22,8 @@ class FailureKind(StrEnum):
     EXPIRED = "EXPIRED"
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
     RESOURCE_LIMIT = "RESOURCE_LIMIT"
+    CONFLICT = "CONFLICT"
+    """Long-term memory no longer has the version that the step's write asks for."""
     WORKER_LOST = "WORKER_LOST"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     CANCELLED = "CANCELLED"
@@ -36,6 +38,7 @@ CAN_PASS = frozenset(
         FailureKind.TOOL_ERROR,
         FailureKind.LLM_UNAVAILABLE,
         FailureKind.INVALID_OUTPUT,
+        FailureKind.CONFLICT,
         FailureKind.WORKER_LOST,
         FailureKind.OUTCOME_UNKNOWN,
     }

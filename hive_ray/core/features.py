@@ -6,7 +6,7 @@ release before it can open the state again until somebody raises the level.
 
 from __future__ import annotations
 
-from hive_ray.core.commands import Command, CorrectCost, Fork, Refused
+from hive_ray.core.commands import Command, CorrectCost, DeleteMemory, Fork, PutMemory, Refused
 
 FIRST = 1
 """What release 0.1.0 wrote."""
@@ -15,13 +15,16 @@ LATEST = 2
 
 
 GAINS = {
-    2: "sealed content, forks and resumed runs, corrections of the ledger, history in Parquet files",
+    2: "sealed content, forks and resumed runs, corrections of the ledger, history in Parquet files, "
+    "artifacts, long-term memory",
 }
 """What each level lets a state hold."""
 
 _COMMANDS: dict[type[Command], tuple[int, str]] = {
     Fork: (2, "forking a run"),
     CorrectCost: (2, "correcting the ledger"),
+    PutMemory: (2, "long-term memory"),
+    DeleteMemory: (2, "long-term memory"),
 }
 
 

@@ -244,6 +244,7 @@ def _cut(run: Run, events: Sequence[Told], graph: CompiledGraph, node: str = "",
         conversation=run.conversation,
         serial_base=run.serial_base,
         visit_base=run.visit_base,
+        shelf=run.shelf,
     )
     begun = [v for v in visits.values() if not v.deciding]
     again = tuple(graph.nodes[v.node].id for v in visits.values())

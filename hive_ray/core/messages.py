@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.core.artifacts import Artifact
 from hive_ray.core.values import Value
 
 PROTOCOL = 1
@@ -44,6 +45,37 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Calls in an assistant's message, each of which is answered; -1: written by 0.1.0, not counted."""
 
 
+class MemoryRead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value of long-term memory as it was when the step was leased."""
+
+    address: str
+    """``agent:profile``."""
+    name: str
+    """Under which the node declared it."""
+    value: Value
+    version: int
+    """0: there is no such key."""
+
+
+class MemoryGiven(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a step reads of long-term memory, as it declared."""
+
+    reads: tuple[MemoryRead, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    """Addresses of which all that begin so were read: ``agent:faq/``."""
+
+
+class MemoryWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a step writes into long-term memory, if it succeeds."""
+
+    scope: str
+    key: str
+    value: Value | None
+    """None: the key is deleted."""
+    if_version: int = -1
+    """The version that must stand there; 0: the key must be absent; -1: any."""
+
+
 class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One attempt, given to one worker."""
 
@@ -70,6 +102,9 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     traceparent: str = ""
     prompt_bytes: int = 0
     """Most bytes that the LLM may be sent: so much is reserved. 0: the reservation rests on tokens."""
+    memory: MemoryGiven | None = None
+    level: int = 1
+    """Feature level of the state: what the step may write."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:
@@ -128,6 +163,8 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Msgpack of the run's state from which a fork goes on."""
     answers: int = -1
     """As in ``Turn``, of ``delta``."""
+    artifacts: tuple[Artifact, ...] = ()
+    """Files that the step made; written as blobs before it was reported."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -149,6 +186,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """False: the effect certainly did not begin (refused before the call went out)."""
     shared: bool = False
     """Of an attempt lost with its worker: others ran there too, any of which may have killed it."""
+    memory: tuple[MemoryWrite, ...] = ()
+    """What goes into long-term memory together with the step's success."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
 from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn, Usage
 from hive_ray.core.values import Value, inline
@@ -266,6 +267,10 @@ class Run(msgspec.Struct):
     """Visits up to this one do not count against ``max_steps``: a resume granted as many again."""
     visit_base: dict[int, int] = {}
     """The same for ``max_node_visits``, by node."""
+    artifacts: list[artifacts.KeptArtifact] = []
+    """What its steps and those of its child runs made; a child run has none itself."""
+    shelf: longterm.Shelf | None = None
+    """Its own long-term memory, which its child runs share."""
 
     @property
     def terminal(self) -> bool:
@@ -335,6 +340,14 @@ def has_live_steps(visit: Visit) -> bool:
     return any(step.status is not StepStatus.UNKNOWN for step in visit.steps.values())
 
 
+def root_of(run_id: str) -> str:
+    """The root run of a run, by its id: a child's is ``{root}_{serial}-{item}``, deeper ones go on so.
+
+    Children that release 0.1.0 began are named otherwise, and taken for roots.
+    """
+    return run_id.partition("_")[0]
+
+
 def attempt_key(serial: int, call: int, attempt: int) -> str:
     return f"{serial}.{call}.{attempt}"
 
@@ -390,6 +403,8 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     run.traceparent = event.traceparent
     run.budget_nanousd = event.budget_nanousd
     run.origin = event.origin
+    if run.shelf is not None:
+        run.shelf.owner = run.id
     return run
 
 
@@ -447,6 +462,8 @@ def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_
     run.reserved_nanousd -= step.reserved_nanousd
     run.spent_nanousd += event.cost_nanousd
     run.overrun_nanousd += event.overrun_nanousd
+    if content.artifacts and not run.parent:
+        keep_artifacts(run, event, content, at_us)
     if run.unseen and not event.resolved_by:
         run.unseen.pop(attempt_key(event.serial, event.call, event.attempt), None)
     if step.kind is StepKind.DECIDE:
@@ -457,6 +474,12 @@ def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_
         write_memory(run, visit, content.outputs, content.facts, event.dropped)
         if event.ends:
             _close(run, visit, Ended(visit, route=content.route))
+
+
+def keep_artifacts(root: Run, event: ev.StepSucceeded, content: StepContent, at_us: int) -> None:
+    """Let a root run keep what a step, its own or of a child run, made."""
+    step = (event.run, event.serial, event.call, event.attempt)
+    artifacts.keep(root.artifacts, content.artifacts, step, at_us)
 
 
 def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None) -> None:
@@ -714,6 +737,14 @@ def wait_more(run: Run, change: int, at_us: int) -> None:
         run.waiting_since_us = 0
 
 
+def _memory_changed(
+    run: Run, event: ev.MemoryWritten | ev.MemoryDeleted, content: StepContent, at_us: int
+) -> None:
+    if run.shelf is None:
+        run.shelf = longterm.Shelf(event.scope, event.owner)
+    longterm.apply(run.shelf, event, content, at_us, 0)
+
+
 # --- the run itself ------------------------------------------------------------------------------
 
 
@@ -793,6 +824,8 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.RunSucceeded: _run_succeeded,
     ev.RunFailed: _run_failed,
     ev.RunCancelled: _run_cancelled,
+    ev.MemoryWritten: _memory_changed,
+    ev.MemoryDeleted: _memory_changed,
 }
 
 

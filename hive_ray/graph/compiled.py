@@ -55,6 +55,27 @@ class EdgeCondition(StrEnum):
     ROUTE = "route"  # made by the compiler from a router's ``routes``
 
 
+class MemoryScope(StrEnum):
+    """Whose long-term memory: one run's (its children share it), an agent's, a team's."""
+
+    RUN = "run"
+    AGENT = "agent"
+    TEAM = "team"
+
+
+class MemoryPlan(msgspec.Struct, frozen=True):
+    """What a step reads of long-term memory before it starts."""
+
+    scope: MemoryScope
+    key: str
+    """The key, or what keys begin with; ``{input}`` stands for a small input of the node."""
+    prefix: bool = False
+    name: str = ""
+    """Under which an LLM node finds the value among its inputs; of a prefix, each key is its own name."""
+    inputs: tuple[str, ...] = ()
+    """The inputs that the key is made of."""
+
+
 class RetryPlan(msgspec.Struct, frozen=True):
     """Exponential backoff with full jitter: delay = random * min(cap, base * 2**attempt)."""
 
@@ -94,6 +115,7 @@ class ToolPlan(msgspec.Struct, frozen=True):
     timeout_us: int = 60_000_000
     cost_nanousd: int = 0
     tags: tuple[str, ...] = ()
+    memory: tuple[MemoryPlan, ...] = ()
 
 
 class HumanPlan(msgspec.Struct, frozen=True):
@@ -177,6 +199,8 @@ class NodePlan(msgspec.Struct, frozen=True):
     """The same over edges that do not go back: in a cycle, the nodes that stand before this one."""
     input_schema: bytes = b""
     """JSON Schema (bytes) that the inputs must satisfy; empty means any."""
+    memory: tuple[MemoryPlan, ...] = ()
+    """What its steps read of long-term memory; of an agent loop, its LLM and each of its tools."""
 
 
 class EdgePlan(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -57,7 +58,17 @@ def lint(spec: GraphSpec, environment: CompileEnvironment = _ANYTHING) -> list[F
 def content_hash(graph: CompiledGraph) -> str:
     """Hex SHA-256 of what a graph does; nested graphs enter through their own hashes."""
     content = msgspec.structs.replace(graph, version="", name="", subgraphs=())
-    return hashlib.sha256(encode_graph(content)).hexdigest()
+    return hashlib.sha256(_without_unused(encode_graph(content))).hexdigest()
+
+
+def _without_unused(encoded: bytes) -> bytes:
+    """The form of a graph that uses no later addition to the format: its hash stays what it was."""
+    graph: dict[str, Any] = msgspec.msgpack.decode(encoded)
+    for node in graph["nodes"]:
+        for plan in (node, *node["tools"]):
+            if not plan["memory"]:
+                del plan["memory"]
+    return msgspec.msgpack.encode(graph)
 
 
 @dataclass(slots=True)

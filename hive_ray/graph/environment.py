@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from hive_ray.graph.compiled import MemoryPlan
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -30,6 +32,7 @@ class ToolInfo:
     cost_nanousd: int = 0
     schema_bytes: int = 512
     """Bytes of its description and argument schema, as sent to a model."""
+    memory: tuple[MemoryPlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class FunctionInfo:
     timeout_us: int = 30_000_000
     pool: str = "function"
     cost_nanousd: int = 0
+    memory: tuple[MemoryPlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

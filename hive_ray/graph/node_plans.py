@@ -11,6 +11,7 @@ from hive_ray.graph.compiled import (
     EdgePlan,
     HumanPlan,
     MapPlan,
+    MemoryPlan,
     ModelPlan,
     NodeKind,
     NodePlan,
@@ -19,6 +20,7 @@ from hive_ray.graph.compiled import (
 )
 from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ToolInfo
 from hive_ray.graph.findings import Findings
+from hive_ray.graph.memory_plans import plan_memory
 from hive_ray.graph.prompts import plan_model, schema_bytes, system_prompt
 from hive_ray.graph.retries import plan_retry
 from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
@@ -73,6 +75,7 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         output_schema=schema_bytes(node.output_schema, f"{own}.output_schema", findings),
         description=node.description, record=node.record, idle_us=_us(node.idle_s or IDLE_S),
         pause=node.id in spec.pause_nodes and node.node_type is not NodeKind.HUMAN_INPUT,
+        memory=plan_memory(node, work.memory, findings),
     )  # fmt: skip
 
 
@@ -161,6 +164,7 @@ class _Work:
     idempotent: bool = False
     timeout_us: int = _us(_TIMEOUT_S[_FUNCTION_POOL])
     cost_nanousd: int = 0
+    memory: tuple[MemoryPlan, ...] = ()
 
 
 def _work(node: NodeSpec, context: NodeContext) -> _Work:
@@ -176,6 +180,7 @@ def _work(node: NodeSpec, context: NodeContext) -> _Work:
         idempotent=by_nature if node.idempotent is None else node.idempotent,
         timeout_us=_us(node.timeout_s) if node.timeout_s else by_default,
         cost_nanousd=declared or (info.cost_nanousd if info else 0),
+        memory=info.memory if info else (),
     )
 
 
@@ -240,8 +245,9 @@ def _tool(node: NodeSpec, name: str, context: NodeContext) -> ToolPlan:
     terms = info or ToolInfo()
     _check_pool(node.id, terms.pool, context)
     return ToolPlan(
-        name, terms.pool, terms.idempotent, terms.timeout_us, terms.cost_nanousd, tuple(sorted(terms.tags))
-    )
+        name, terms.pool, terms.idempotent, terms.timeout_us, terms.cost_nanousd, tuple(sorted(terms.tags)),
+        terms.memory,
+    )  # fmt: skip
 
 
 def _human(node: NodeSpec, findings: Findings) -> HumanPlan | None:

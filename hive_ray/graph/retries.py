@@ -9,8 +9,8 @@ from hive_ray.graph.spec import GraphSpec, NodeSpec, RetrySpec, nearest
 FAILURE_KINDS = (
     "TIMEOUT", "RATE_LIMITED", "TOOL_UNAVAILABLE", "TOOL_ERROR", "LLM_UNAVAILABLE", "LLM_REFUSED",
     "CONTEXT_TOO_LONG", "AUTHENTICATION", "INVALID_OUTPUT", "BAD_INPUT", "BUDGET_EXCEEDED", "POLICY_DENIED",
-    "REJECTED", "EXPIRED", "LIMIT_EXCEEDED", "RESOURCE_LIMIT", "WORKER_LOST", "OUTCOME_UNKNOWN", "CANCELLED",
-    "INTERNAL",
+    "REJECTED", "EXPIRED", "LIMIT_EXCEEDED", "RESOURCE_LIMIT", "CONFLICT", "WORKER_LOST", "OUTCOME_UNKNOWN",
+    "CANCELLED", "INTERNAL",
 )  # fmt: skip
 """Names of the closed set of failure kinds (a test holds them against ``core.failures``)."""
 

@@ -110,6 +110,8 @@ class NodeSpec(Spec):
     tools: Names = []
     routes: dict[Name, Name] = Field(default={}, max_length=LIST_LIMIT)
     sub_agents: Names = []
+    memory: Names = []
+    """What it reads of long-term memory: ``SCOPE:KEY``, ``SCOPE:PREFIX*`` or ``NAME=SCOPE:KEY``."""
     # LLM
     model: Name | None = None
     system_prompt: Text = ""

@@ -55,8 +55,15 @@ def _model(model: ModelSettings) -> compiler.ModelInfo:
 
 def _tool(info: ToolInfo) -> compiler.ToolInfo:
     shown = msgspec.json.encode({"description": info.description, "schema": info.schema})
-    return compiler.ToolInfo(info.idempotent, info.timeout_us, info.pool, info.tags, schema_bytes=len(shown))
+    return compiler.ToolInfo(
+        info.idempotent,
+        info.timeout_us,
+        info.pool,
+        info.tags,
+        schema_bytes=len(shown),
+        memory=info.memory,
+    )
 
 
 def _function(info: ToolInfo) -> compiler.FunctionInfo:
-    return compiler.FunctionInfo(info.idempotent, info.timeout_us, info.pool)
+    return compiler.FunctionInfo(info.idempotent, info.timeout_us, info.pool, memory=info.memory)

@@ -10,14 +10,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from hive_ray import config
 from hive_ray.config import Settings
 from hive_ray.core.failures import FailureKind
-from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, ToolCall, Usage, encode
+from hive_ray.core.messages import (
+    Lease,
+    MemoryWrite,
+    Outcome,
+    StepContent,
+    StepKind,
+    ToolCall,
+    Usage,
+    decode_outcome_content,
+    encode,
+)
 from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value, stored
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
@@ -26,13 +36,16 @@ from hive_ray.graph.wording import ToolSchema
 from hive_ray.observe.redaction import redact_text
 from hive_ray.prices import Rates
 from hive_ray.workers.collecting import collect
-from hive_ray.workers.functions import function_arguments, node_outputs, plain_json
+from hive_ray.workers.context import ToolContext
+from hive_ray.workers.functions import function_arguments, node_outputs
+from hive_ray.workers.leaving import artifacts_of, context_of, memory_values, room_of, writes_of
 from hive_ray.workers.llm import Limits, LlmGateway
 from hive_ray.workers.llm_steps import Produced, behaviour, schema_problem
 from hive_ray.workers.mcp import McpTools
+from hive_ray.workers.plain import plain_json
 from hive_ray.workers.prompts import Entry, Prompt, Situation, prompt_bytes
 from hive_ray.workers.step_error import StepError
-from hive_ray.workers.tools import Registered, Registry, ToolContext, ToolInfo
+from hive_ray.workers.tools import Registered, Registry, ToolInfo
 
 MESSAGE_CHARS = 2048
 """Error texts are cut here; tracebacks go to the debug log only."""
@@ -81,6 +94,7 @@ class Executor:
         self._graphs = graphs
         self._load = load
         self._store = store
+        self._limits = settings.limits
         self._max_bytes = settings.limits.max_output_bytes
         if registry is None:
             registry = Registry()
@@ -123,10 +137,11 @@ class Executor:
                 produced = Produced(outputs=collect(node, inputs))
             else:
                 registered = self._python(lease)
-                result = _call(registered, self._arguments(lease, node, registered, inputs))
-                produced = _python_result(lease, node, result)
-            content = self._content(lease, graph, produced, self._store)
-            return _done(lease, begun, content, None, _declared_cost(node, lease))
+                context = self._context(lease, node, registered, self._decoded(memory_values(lease)))
+                result = _call(registered, _arguments(registered, inputs, context))
+                produced = _python_result(lease, node, result, context)
+            packed = self._packed(lease, graph, produced, self._store)
+            return _done(lease, begun, packed, None, _declared_cost(node, lease))
         except Exception as error:  # noqa: BLE001 - the worker boundary
             return self._failed(lease, begun, error)
 
@@ -189,11 +204,11 @@ class Executor:
         else:
             produced = await self._await_tool(lease, node, inputs)
         try:
-            content = await self._content_async(lease, graph, produced)
+            packed = await self._packed_async(lease, graph, produced)
         except StepError as error:
             error.usage, error.cost_nanousd = usage, cost
             raise
-        return _done(lease, begun, content, usage, cost)
+        return _done(lease, begun, packed, usage, cost)
 
     # Python tools and functions
 
@@ -205,16 +220,12 @@ class Executor:
             raise StepError(FailureKind.TOOL_UNAVAILABLE, message, started=False)
         return registered
 
-    def _arguments(
-        self, lease: Lease, node: NodePlan, registered: Registered, inputs: dict[str, Any]
-    ) -> dict[str, Any]:
-        if registered.declared.kind == "function":
-            arguments = function_arguments(registered, inputs)
-        else:
-            arguments = registered.bind(inputs)
-        if registered.context_parameter:
-            return {**arguments, registered.context_parameter: _context(lease, node)}
-        return arguments
+    def _context(
+        self, lease: Lease, node: NodePlan, registered: Registered, memory: Mapping[str, Any]
+    ) -> ToolContext | None:
+        if not registered.context_parameter:
+            return None
+        return context_of(lease, node, room_of(self._limits, lease.level), memory)
 
     async def _await_tool(self, lease: Lease, node: NodePlan, inputs: dict[str, Any]) -> Produced:
         registered = self._registry.find(lease.kind, lease.name)
@@ -222,14 +233,16 @@ class Executor:
             result = await self._mcp.call(lease.name, inputs, lease.idempotency_key)
             return _python_result(lease, node, result)
         registered = self._python(lease)
-        arguments = self._arguments(lease, node, registered, inputs)
+        memory = await self._decoded_async(memory_values(lease))
+        context = self._context(lease, node, registered, memory)
+        arguments = _arguments(registered, inputs, context)
         try:
             result = await registered.fn(**arguments)
         except StepError:
             raise
         except (Exception, SystemExit) as error:
             raise _tool_error(error) from error
-        return _python_result(lease, node, result)
+        return _python_result(lease, node, result, context)
 
     # LLM steps
 
@@ -301,11 +314,27 @@ class Executor:
             message = f"an output cannot be stored: {error}"
             raise StepError(FailureKind.TOOL_UNAVAILABLE, message, unknown=True) from error
 
-    async def _content_async(self, lease: Lease, graph: CompiledGraph, produced: Produced) -> bytes:
+    async def _packed_async(self, lease: Lease, graph: CompiledGraph, produced: Produced) -> Packed:
         try:
-            return self._content(lease, graph, produced, _refuse_store)
+            return self._packed(lease, graph, produced, _refuse_store)
         except _TooLargeInline:
-            return await asyncio.to_thread(self._content, lease, graph, produced, self._store)
+            return await asyncio.to_thread(self._packed, lease, graph, produced, self._store)
+
+    def _packed(self, lease: Lease, graph: CompiledGraph, produced: Produced, store: Store) -> Packed:
+        """What goes back: the content first, so that what is too large is refused before it is stored."""
+        if produced.context is None:
+            return Packed(self._content(lease, graph, produced, store))
+
+        def put(owner: str, data: bytes) -> Value:
+            return self._stored(owner, data, store)
+
+        content = self._content(lease, graph, produced, store)
+        memory = writes_of(produced.context, lease, lambda value: _packed(value, lease), put)
+        made = artifacts_of(produced.context, lease.run, put)
+        if made:
+            decoded = decode_outcome_content(content)
+            content = encode(msgspec.structs.replace(decoded, artifacts=made))
+        return Packed(content, memory)
 
     def _content(self, lease: Lease, graph: CompiledGraph, produced: Produced, store: Store) -> bytes:
         room = self._max_bytes
@@ -410,6 +439,16 @@ def _cost_if_begun(node: NodePlan | None, lease: Lease, error: StepError) -> int
     return _declared_cost(node, lease)
 
 
+def _arguments(registered: Registered, inputs: dict[str, Any], context: ToolContext | None) -> dict[str, Any]:
+    if registered.declared.kind == "function":
+        arguments = function_arguments(registered, inputs)
+    else:
+        arguments = registered.bind(inputs)
+    if context is not None:
+        return {**arguments, registered.context_parameter: context}
+    return arguments
+
+
 def _call(registered: Registered, arguments: dict[str, Any]) -> Any:
     try:
         return registered.fn(**arguments)
@@ -427,12 +466,19 @@ def _tool_error(error: BaseException) -> StepError:
     return StepError(FailureKind.TOOL_ERROR, f"{type(error).__name__}: {text}")
 
 
-def _python_result(lease: Lease, node: NodePlan, result: Any) -> Produced:
+def _python_result(lease: Lease, node: NodePlan, result: Any, context: ToolContext | None = None) -> Produced:
     """A result as the node's outputs; a loop's tool call gives it as ``result``."""
     if node.kind in _LOOPS:
-        return Produced(outputs={"result": plain_json(result, lease.name)})
+        return Produced(outputs={"result": plain_json(result, lease.name)}, context=context)
     outputs, route = node_outputs(node, result)
-    return Produced(outputs=outputs, route=route)
+    return Produced(outputs=outputs, route=route, context=context)
+
+
+class Packed(NamedTuple):
+    """What a step gave, as it travels."""
+
+    content: bytes
+    memory: tuple[MemoryWrite, ...] = ()
 
 
 def _packed(value: Any, lease: Lease) -> bytes:
@@ -445,18 +491,19 @@ def _packed(value: Any, lease: Lease) -> bytes:
         raise StepError(FailureKind.INVALID_OUTPUT, message) from error
 
 
-def _done(lease: Lease, begun: int, content: bytes, usage: Usage | None, cost_nanousd: int) -> Outcome:
+def _done(lease: Lease, begun: int, packed: Packed, usage: Usage | None, cost_nanousd: int) -> Outcome:
     return Outcome(
         lease.run,
         lease.serial,
         lease.call,
         lease.attempt,
         "",
-        content,
+        packed.content,
         (_now() - begun) // 1000,
         lease.name,
         usage,
         cost_nanousd,
+        memory=packed.memory,
     )
 
 
@@ -465,12 +512,6 @@ def _declared_cost(node: NodePlan, lease: Lease) -> int:
     if node.kind in _LOOPS:
         return next((plan.cost_nanousd for plan in node.tools if plan.name == lease.name), 0)
     return node.cost_nanousd
-
-
-def _context(lease: Lease, node: NodePlan) -> ToolContext:
-    return ToolContext(
-        lease.run, lease.request_id, node.id, lease.attempt, lease.idempotency_key, lease.team, lease.agent
-    )
 
 
 def _check_inputs(lease: Lease, node: NodePlan, inputs: Mapping[str, Any]) -> None:

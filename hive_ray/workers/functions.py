@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import msgspec
-
 from hive_ray.core.failures import FailureKind
 from hive_ray.graph.compiled import NodeKind, NodePlan
+from hive_ray.workers.plain import plain_json
 from hive_ray.workers.step_error import BadInput, StepError
 from hive_ray.workers.tools import Registered
 
@@ -61,7 +60,7 @@ def node_outputs(node: NodePlan, result: Any) -> tuple[dict[str, Any], str]:
     Raises:
         StepError: ``INVALID_OUTPUT``, naming what is missing or would be right.
     """
-    plain = plain_json(result, node.id)
+    plain = plain_json(result, f"node {node.id}")
     route = _route(node, plain) if node.kind is NodeKind.ROUTER else ""
     keys = node.output_keys
     if not keys:
@@ -94,33 +93,6 @@ def declared(node: NodePlan, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"node {node.id} gave no value for output {', '.join(missing)}",
             )
     return outputs
-
-
-def plain_json(value: Any, place: str) -> Any:
-    """The value as plain JSON types; dates, enums, dataclasses and structs become what JSON has for them.
-
-    Raises:
-        StepError: ``INVALID_OUTPUT``: JSON has nothing for it.
-    """
-    try:
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=_as_base)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StepError(
-            FailureKind.INVALID_OUTPUT, f"node {place} returned what JSON cannot hold: {error}"
-        ) from error
-
-
-def _as_base(value: Any) -> Any:
-    """Libraries subclass text and numbers (headers of ``email``, ``numpy.float64``): the bases are JSON."""
-    match value:
-        case str():
-            return str.__str__(value)
-        case int():
-            return int(value)
-        case float():
-            return float(value)
-        case _:
-            raise TypeError(f"objects of type {type(value).__name__}")
 
 
 def _route(node: NodePlan, result: Any) -> str:

@@ -29,6 +29,7 @@ from hive_ray.graph.wording import (
     route_schema,
     route_text,
 )
+from hive_ray.workers.context import ToolContext
 from hive_ray.workers.llm import Answer, parse_json
 from hive_ray.workers.prompts import (
     AssistantMessage,
@@ -71,6 +72,8 @@ class Produced:
     chosen: tuple[str, ...] = ()
     answers: int = 0
     """Calls in ``delta``: the next prompt answers each of them."""
+    context: ToolContext | None = None
+    """Holds what a Python step leaves behind: artifacts and memory."""
 
 
 @dataclass(frozen=True, slots=True)

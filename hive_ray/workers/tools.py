@@ -24,6 +24,9 @@ from pydantic.errors import PydanticUserError
 from typing_extensions import TypedDict
 
 from hive_ray.errors import ConfigError, Fault
+from hive_ray.graph.compiled import MemoryPlan
+from hive_ray.graph.memory_keys import BadAddress, parse_declaration
+from hive_ray.workers.context import ToolContext
 from hive_ray.workers.step_error import BadInput, RetryAfter, StepError, ToolUnavailable
 
 __all__ = [
@@ -57,20 +60,8 @@ class ToolInfo:
     timeout_us: int = 60_000_000
     tags: tuple[str, ...] = ()
     pool: str = "tool"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolContext:
-    """Who calls: handed to tools and functions that have a parameter annotated with it."""
-
-    run_id: str
-    request_id: str
-    node: str
-    attempt: int
-    idempotency_key: str
-    """The same for every attempt of one call: give it to the system behind the tool."""
-    team: str
-    agent: str
+    memory: tuple[MemoryPlan, ...] = ()
+    """What it reads of long-term memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +73,7 @@ class Declared:
     idempotent: bool
     timeout_us: int
     tags: tuple[str, ...]
+    memory: tuple[MemoryPlan, ...] = ()
 
 
 def tool(
@@ -90,6 +82,7 @@ def tool(
     timeout_s: float | None = None,
     tags: Iterable[str] = (),
     name: str | None = None,
+    memory: Iterable[str] = (),
 ) -> Callable[[Fn], Fn]:
     """Declare a callable as a tool, for tool nodes and for LLMs.
 
@@ -98,27 +91,55 @@ def tool(
         timeout_s: seconds until an attempt is given up; 60 by default.
         tags: what policies match on (``destructive``, ``moves_money``).
         name: the function's own name unless given.
+        memory: what it reads of long-term memory through its ``ToolContext``: ``agent:profile``,
+            ``team:faq/*`` or ``profile=agent:profile``.
+
+    Raises:
+        ConfigError: an address in ``memory`` means nothing.
     """
-    return _marker("tool", idempotent, timeout_s, tuple(tags), name)
+    return _marker("tool", idempotent, timeout_s, tuple(tags), name, memory)
 
 
 def function(
-    *, idempotent: bool = False, timeout_s: float | None = None, name: str | None = None
+    *,
+    idempotent: bool = False,
+    timeout_s: float | None = None,
+    name: str | None = None,
+    memory: Iterable[str] = (),
 ) -> Callable[[Fn], Fn]:
     """Declare a callable as the body of function and router nodes; 30 seconds by default."""
-    return _marker("function", idempotent, timeout_s, (), name)
+    return _marker("function", idempotent, timeout_s, (), name, memory)
 
 
 def _marker(
-    kind: str, idempotent: bool, timeout_s: float | None, tags: tuple[str, ...], name: str | None
+    kind: str,
+    idempotent: bool,
+    timeout_s: float | None,
+    tags: tuple[str, ...],
+    name: str | None,
+    memory: Iterable[str],
 ) -> Callable[[Fn], Fn]:
     timeout_us = DEFAULT_TIMEOUT_US[kind] if timeout_s is None else round(timeout_s * 1e6)
 
     def mark(fn: Fn) -> Fn:
-        setattr(fn, MARK, Declared(kind, name or fn.__name__, idempotent, timeout_us, tags))
+        known_as = name or fn.__name__
+        plans = _memory_plans(known_as, memory)
+        setattr(fn, MARK, Declared(kind, known_as, idempotent, timeout_us, tags, plans))
         return fn
 
     return mark
+
+
+def _memory_plans(name: str, declarations: Iterable[str]) -> tuple[MemoryPlan, ...]:
+    plans: list[MemoryPlan] = []
+    for text in declarations:
+        try:
+            plans.append(parse_declaration(text))
+        except BadAddress as error:
+            raise ConfigError(
+                "tools", [Fault(f"tools.{name}.memory", error.problem, error.remedy)]
+            ) from error
+    return tuple(plans)
 
 
 class Registered:
@@ -161,7 +182,14 @@ class Registered:
         # Functions are called with what the graph hands them: nobody reads a schema of theirs.
         schema = _without_titles(self.adapter.json_schema()) if d.kind == "tool" else None
         return ToolInfo(
-            d.name, inspect.getdoc(self.fn) or "", schema, d.idempotent, d.timeout_us, d.tags, d.kind
+            d.name,
+            inspect.getdoc(self.fn) or "",
+            schema,
+            d.idempotent,
+            d.timeout_us,
+            d.tags,
+            d.kind,
+            d.memory,
         )
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,17 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hive_ray.control.views import Answer, RunView
+from hive_ray.core.artifacts import Artifact
 from hive_ray.core.commands import Command, Resolve, Submit
+from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import AttemptRef
-from hive_ray.core.messages import ExchangeReply, Lease, Outcome, StepContent, encode
+from hive_ray.core.longterm import Shelf
+from hive_ray.core.messages import ExchangeReply, Lease, MemoryWrite, Outcome, StepContent, encode
+from hive_ray.core.values import decode, inline
 from hive_ray.state.memory_store import forget_memory
 from hive_ray.state.store import Store, open_store
 from tests.control.driver import Crash, Driver
@@ -88,7 +93,12 @@ class World:
         self.effects[lease.key[:3]] = lease.name
         keys = GRAPH.nodes[lease.node].output_keys if lease.graph == "g" else ("x",)
         given = content(**dict.fromkeys(keys, f"{lease.name}!"))
-        self.held[lease.key] = Outcome(*lease.key, "", encode(given), name=lease.name)
+        made = Artifact(lease.name, "text/plain", 1, "", f"{lease.run}/{lease.serial}", lease.name)
+        given = msgspec.structs.replace(given, artifacts=(made,))
+        # Asking for an absent key: a write that came a second time would fail the run.
+        key = f"{lease.run}/{lease.serial}"
+        writes = tuple(MemoryWrite(scope, key, inline(lease.name), 0) for scope in ("run", "agent"))
+        self.held[lease.key] = Outcome(*lease.key, "", encode(given), name=lease.name, memory=writes)
 
     def after_crash(self, driver: Driver) -> None:
         self.driver = driver
@@ -116,6 +126,14 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
         forget_memory(used)
 
 
+def left_behind(engine: Engine) -> list[list[str]]:
+    """What the steps left: artifacts, memory of the run, memory of the agent."""
+    run = engine.runs["r"]
+    shelves = [s for s in (run.shelf, engine.find_shelf("agent", "team/agent")) if isinstance(s, Shelf)]
+    remembered = [sorted(decode(entry.value) for entry in shelf.entries.values()) for shelf in shelves]
+    return [sorted(kept.artifact.name for kept in run.artifacts), *remembered]
+
+
 def crashed_at(store: Store, boundary: int) -> tuple[World, int]:
     """Live until the crash, then live on with a new controller; and how many boundaries the first passed."""
     world: World | None = None
@@ -131,8 +149,8 @@ def crashed_at(store: Store, boundary: int) -> tuple[World, int]:
 
 
 def test_a_crash_between_any_two_actions_loses_nothing_and_repeats_nothing(opener: Callable[[], Store]):
-    """At every boundary of the story: the run succeeds with the same memory, each effect happened once, and
-    what the worker was told to forget is in the state."""
+    """At every boundary of the story: the run succeeds with the same memory, each effect happened and
+    left its artifact and its memory once, and what the worker was told to forget is in the state."""
     undisturbed, boundaries = crashed_at(opener(), -1)
     memory = undisturbed.driver.engine.runs["r"].memory
     assert sorted(undisturbed.effects.values()) == EFFECTS
@@ -143,5 +161,6 @@ def test_a_crash_between_any_two_actions_loses_nothing_and_repeats_nothing(opene
         run = world.driver.engine.runs["r"]
         assert (run.status, run.memory) == ("succeeded", memory), f"crash at action {boundary}"
         assert sorted(world.effects.values()) == EFFECTS, f"crash at action {boundary}"
+        assert left_behind(world.driver.engine) == [EFFECTS] * 3, f"crash at action {boundary}"
         assert run.attempts == undisturbed.driver.engine.runs["r"].attempts
         assert world.driver.engine.fleet.epoch == 2

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from hypothesis import strategies as st
 
+from hive_ray.core import events as ev
 from hive_ray.core import forking
-from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Signal
+from hive_ray.core.artifacts import Artifact, ArtifactBounds
+from hive_ray.core.commands import Cancel, Complete, Pause, RaiseLevel, Resolve, Resume, Signal
 from hive_ray.core.engine import Engine
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
-from hive_ray.core.messages import Lease, StepContent, StepKind, Usage
+from hive_ray.core.longterm import Bounds, is_item
+from hive_ray.core.messages import Lease, MemoryWrite, StepContent, StepKind, Usage
 from hive_ray.core.run import Run, begin_fork, decode_run, encode_run
+from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 from tests.core.graphs import HOUR_US, Facts
 from tests.core.random_graphs import produced, random_graph
@@ -77,6 +82,10 @@ class History(Story):
 
     def __init__(self, top: CompiledGraph, budget_nanousd: int) -> None:
         super().__init__(top, slots=3)
+        self.engine.command(RaiseLevel(2), self.now)
+        # Small, so that histories meet the bounds.
+        self.engine.keeping.memory = Bounds(entries=6)
+        self.engine.keeping.artifacts = ArtifactBounds(most=12)
         self._budget_nanousd = budget_nanousd
         self._held: list[tuple[Lease, int]] = []
         self._done: list[Callable[[], None]] = []
@@ -120,7 +129,11 @@ class History(Story):
             lease, reserved = taken
             given = produced(self.engine.graphs[lease.graph], lease, b)
             usage = Usage(2, 1) if lease.kind is StepKind.LLM else None
-            self._say(lambda: self.report(lease, given, cost_nanousd=min(b % 7, reserved), usage=usage))
+            writes = _writes(lease, b)
+            if lease.kind in (StepKind.FUNCTION, StepKind.TOOL) and b % 3 == 1:
+                given = msgspec.structs.replace(given, artifacts=(_artifact(lease, b),))
+            cost = min(b % 7, reserved)
+            self._say(lambda: self.report(lease, given, cost_nanousd=cost, usage=usage, memory=writes))
 
     def _on_fail(self, a: int, b: int) -> None:
         taken = self._take(a)
@@ -253,6 +266,52 @@ class History(Story):
         if self._snapshot is not None and self._snapshot.complete:
             assert state_of(self._snapshot.restore(self)) == state_of(self.engine)
 
+    def check_memory(self) -> None:
+        """Each write stands right behind the success of the attempt that made it, under the next version of
+        its shelf; and what the writes leave, one after the other, is what there is."""
+        left: dict[str, dict[str, Any]] = {}
+        versions: dict[str, int] = {}
+        succeeded = ""
+        for _, at_us, event, given in self.events():
+            if isinstance(event, ev.RunForked):
+                taken = begin_fork(event, given, at_us).shelf
+                if taken is not None:
+                    shelf = f"run/{event.run}"
+                    versions[shelf] = taken.version
+                    left[shelf] = {key: entry.value for key, entry in taken.entries.items()}
+            if isinstance(event, ev.StepSucceeded):
+                succeeded = f"{event.run}:{event.serial}.{event.call}.{event.attempt}"
+            elif isinstance(event, ev.MemoryWritten | ev.MemoryDeleted):
+                assert event.writer == succeeded, f"{event.writer} wrote behind {succeeded}"
+                shelf = f"{event.scope}/{event.owner}"
+                assert event.version == versions.get(shelf, 0) + 1
+                versions[shelf] = event.version
+                ((key, value),) = given.outputs.items()
+                keys = left.setdefault(shelf, {})
+                keys.pop(key, None)
+                if isinstance(event, ev.MemoryWritten):
+                    keys[key] = value
+            else:
+                succeeded = ""
+        shelves = [run.shelf for run in self.engine.runs.values() if run.shelf is not None]
+        for shelf in (*shelves, *self.engine.keeping.shelves.by_name.values()):
+            there = {key: entry.value for key, entry in shelf.entries.items()}
+            assert there == left[f"{shelf.scope}/{shelf.owner}"]
+
+    def check_artifacts(self) -> None:
+        """The root keeps what its family's successes brought, in their order, and nothing else."""
+        brought: dict[str, list[Artifact]] = {}
+        for _, _, event, given in self.events():
+            if isinstance(event, ev.StepSucceeded):
+                run = self.engine.runs[event.run]
+                while run.parent:
+                    run = self.engine.runs[run.parent]
+                brought.setdefault(run.id, []).extend(given.artifacts)
+        for run in self.engine.runs.values():
+            kept = [item.artifact for item in run.artifacts]
+            assert kept == ([] if run.parent else brought.get(run.id, []))
+            assert [item.id for item in run.artifacts] == [f"art-{n + 1}" for n in range(len(kept))]
+
     def check_nothing_ran_twice(self) -> None:
         """Work that must not run twice was started again only where that was known to be safe."""
         started: dict[tuple[str, int, int], int] = {}
@@ -299,6 +358,26 @@ class History(Story):
         return found
 
 
+def _writes(lease: Lease, b: int) -> tuple[MemoryWrite, ...]:
+    """What a Python step writes into long-term memory: some of it only where it still has what it read."""
+    if lease.kind not in (StepKind.FUNCTION, StepKind.TOOL):
+        return ()
+    version = -1
+    for read in lease.memory.reads if lease.memory else ():
+        version = read.version if read.address == "agent:n" and b % 2 else version
+    value = None if b % 11 == 0 else inline(b)
+    writes = (
+        MemoryWrite("agent", "n", value, version),
+        MemoryWrite("run", f"k{b % 3}", inline(b)),
+        MemoryWrite("team", f"t{b % 9}", None if b % 5 == 0 else inline(b)),
+    )
+    return writes[: b % 4]
+
+
+def _artifact(lease: Lease, b: int) -> Artifact:
+    return Artifact(f"a{b % 2}", "text/plain", b, "", f"{lease.run}/{b}", "n")
+
+
 def _is_late(event: Any) -> bool:
     return type(event).__name__ == "LateOutcome"
 
@@ -311,7 +390,7 @@ class Snapshot:
 
     def __init__(self, engine: Engine, slices: int) -> None:
         self._base_seq = engine.seq
-        self._left = engine.family_order(["", *engine.runs])
+        self._left = engine.family_order(["", *engine.runs, *engine.keeping.shelves.items()])
         self._slices = slices
         self._items: dict[str, bytes] = {}
         self.advance(engine)
@@ -323,14 +402,18 @@ class Snapshot:
     def advance(self, engine: Engine) -> None:
         now, self._left = self._left[: self._slices], self._left[self._slices :]
         for name in now:
-            self._items[name] = encode_run(engine.runs[name]) if name else encode_fleet(engine.fleet)
+            data = _encoded(engine, name)
+            if data is not None:
+                self._items[name] = data
 
     def restore(self, story: Story) -> Engine:
         engine = Engine(Facts())
         for plan in story.graphs:
             engine.add_graph(plan)
         for name, item in self._items.items():
-            if name:
+            if is_item(name):
+                engine.keeping.shelves.restore(name, item)
+            elif name:
                 engine.runs[name] = decode_run(item)
             else:
                 engine.fleet = decode_fleet(item)
@@ -342,7 +425,16 @@ class Snapshot:
         return engine
 
 
-def state_of(engine: Engine) -> tuple[int, dict[str, Run], dict[str, Any], dict[str, dict[str, None]]]:
+def _encoded(engine: Engine, name: str) -> bytes | None:
+    if is_item(name):
+        found = engine.keeping.shelves.encode(name)
+        return found.data if found is not None else None
+    return encode_run(engine.runs[name]) if name else encode_fleet(engine.fleet)
+
+
+def state_of(
+    engine: Engine,
+) -> tuple[int, dict[str, Run], dict[str, Any], dict[str, dict[str, None]], dict[str, Any]]:
     """What two engines with the same past have in common; queues may hold stale entries."""
     fleet: Fleet = engine.fleet
     workers = {
@@ -350,4 +442,8 @@ def state_of(engine: Engine) -> tuple[int, dict[str, Run], dict[str, Any], dict[
         for name, worker in fleet.workers.items()
     }
     children = dict(sorted(engine.children.items()))
-    return engine.seq, dict(sorted(engine.runs.items())), workers, children
+    memory = {
+        name: (shelf.version, dict(sorted(shelf.entries.items())))
+        for name, shelf in sorted(engine.keeping.shelves.by_name.items())
+    }
+    return engine.seq, dict(sorted(engine.runs.items())), workers, children, memory

@@ -40,3 +40,5 @@ def test_random_histories_keep_every_invariant(
         history.finish()
     history.check_replay()
     history.check_nothing_ran_twice()
+    history.check_memory()
+    history.check_artifacts()

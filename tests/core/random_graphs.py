@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
+from hive_ray.graph.memory_keys import parse_declaration
 from tests.core.graphs import edge, graph, human, llm, mapping, nested, node, tool
 from tests.core.story import content, values
 
@@ -17,6 +18,7 @@ RETRY = RetryPlan(max_retries=1, base_us=1_000)
 MODEL = ModelPlan("m", 4, 3, 1_000_000, 1_000_000)
 TOOLS = (tool("read", cost_nanousd=2), tool("look"), tool("send", idempotent=False, cost_nanousd=3))
 KEYS = ("k", "l", "list")
+MEMORY = tuple(parse_declaration(text) for text in ("agent:n", "team:*", "run:k1"))
 CONDITIONS = ("always", "on_success", "on_failure", "conditional", "llm_decide", "route")
 WHEN = ("", "", "", "k", "not l", "broken")
 PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER)
@@ -44,6 +46,8 @@ def _plain(choose: Choices, id: str, keys: tuple[str, ...]) -> NodePlan:
         "max_visits": choose.pick((0, 0, 2)),
         "retry": RETRY,
     }
+    # Without a choice of its own: whoever kept a seed still gets the same graph.
+    fields["memory"] = MEMORY if fields["cost_nanousd"] % 2 else ()
     return node(id, choose.pick(PLAIN), **fields)
 
 
