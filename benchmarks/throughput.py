@@ -24,8 +24,8 @@ from hive_ray.core.commands import Submit
 from hive_ray.core.messages import StepContent
 from hive_ray.core.values import inline
 from hive_ray.state.access import content_codec, open_state
-from hive_ray.state.journal import Journal
 from hive_ray.state.records import read_row
+from hive_ray.state.run_events import every_row
 
 PAYLOAD = "x" * 1024
 
@@ -92,13 +92,12 @@ def step_gaps_ms(running: Cluster) -> list[float]:
     codec = content_codec(running.settings)
     last: dict[str, int] = {}
     gaps: dict[str, list[float]] = defaultdict(list)
-    for segment in Journal(open_state(running.settings), 0).read_segments():
-        for row in segment.columns.rows():
-            if row.kind != "StepSucceeded" or read_row(segment.name, row, codec) is None:
-                continue
-            if row.run in last:
-                gaps[row.run].append((row.time_us - last[row.run]) / 1000)
-            last[row.run] = row.time_us
+    for row in every_row(open_state(running.settings), 0):
+        if row.kind != "StepSucceeded" or read_row("journal", row, codec) is None:
+            continue
+        if row.run in last:
+            gaps[row.run].append((row.time_us - last[row.run]) / 1000)
+        last[row.run] = row.time_us
     return [gap for of_run in gaps.values() for gap in of_run]
 
 

@@ -111,6 +111,8 @@ class StateSettings(Section):
     By default the folder `.hive/state` next to `hive.yaml`."""
     shared: bool = False
     """A `file:` folder is mounted on every node of the cluster; without it, several nodes refuse it."""
+    park_after_s: NonNegativeFloat = 60.0
+    """Seconds that a run must wait unchanged before it leaves memory; it comes back when it is needed."""
     options: Mapping[str, TextOrSecret] = {}
     """What the object store's client needs beyond the URL: `endpoint`, `region`, credentials by reference."""
 
@@ -167,6 +169,15 @@ class KeysSettings(Section):
         if self.key is not None and self.vault is not None:
             _refuse("key and vault at a time", "keep one; the earlier one goes to old_keys or old_vaults")
         return self
+
+
+class RetentionSettings(Section):
+    """For how long history is kept."""
+
+    default_days: NonNegativeInt = 0
+    """Days for which the events and summaries of a team are kept; 0 keeps them for ever."""
+    teams: Mapping[str, NonNegativeInt] = {}
+    """The same for some teams by name."""
 
 
 class WorkersSettings(Section):
@@ -404,6 +415,7 @@ class Settings(Section):
     environment: Name = "local"
     """Name of this installation; a state URL belongs to one environment."""
     state: StateSettings = StateSettings()
+    retention: RetentionSettings = RetentionSettings()
     keys: KeysSettings = KeysSettings()
     pools: Mapping[Name, PoolSettings] = Field(default_factory=dict, validate_default=True)
     """Pools by name. `function`, `tool` and `llm` exist always; naming them changes their defaults."""

@@ -8,24 +8,25 @@ from typing import NamedTuple
 import msgspec
 
 from hive_ray.core import features
+from hive_ray.control.views import reason_of
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.longterm import is_item
+from hive_ray.core.parked import may_park, row_of
 from hive_ray.core.routing import Evaluator
 from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, TooNew, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs, graph_name
 from hive_ray.state.content import ContentCodec
+from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.journal import Journal
 from hive_ray.state.owner import Owner
 from hive_ray.state.records import read_row
+from hive_ray.state.run_items import FLEET, RUN, open_run
 from hive_ray.state.segments import Segment
 from hive_ray.state.snapshots import Item, Manifest, Snapshot, load_latest
 from hive_ray.state.store import Store
-
-FLEET = "fleet"
-RUN = "run/"
 
 
 class Recovered(NamedTuple):
@@ -36,6 +37,7 @@ class Recovered(NamedTuple):
     manifest: Manifest | None
     replayed: int
     """Events read behind the snapshot."""
+    history: HistoryManifest
 
 
 def may_take(journal: Journal, owner: Owner, now_us: int, stale_s: float, take_over: bool) -> None:
@@ -55,7 +57,7 @@ def may_take(journal: Journal, owner: Owner, now_us: int, stale_s: float, take_o
     )
 
 
-def recover(  # noqa: PLR0913
+def recover(  # noqa: PLR0913 - what a controller is started with
     store: Store,
     blobs: Blobs,
     codec: ContentCodec,
@@ -64,11 +66,13 @@ def recover(  # noqa: PLR0913
     owner: Owner,
     now_us: int,
     nonce: str = "",
+    parks: bool = False,
 ) -> Recovered:
     """Fence whoever wrote before, then rebuild the state from what is durable.
 
     Args:
         nonce: of this incarnation, the same at each try: the claim is made once.
+        parks: leave runs in which nothing moves outside; whoever drives the engine can load them.
 
     Raises:
         Corrupt: an object cannot be trusted; it is named, and nothing is skipped.
@@ -77,19 +81,21 @@ def recover(  # noqa: PLR0913
     journal = Journal(store, partition)
     claim = journal.claim(owner, nonce or secrets.token_hex(16), now_us)
     engine = Engine(evaluator)
+    history = newest_manifest(store, partition)
+    engine.compacted = history.covered
     snapshot = load_latest(store, partition)
     if snapshot is not None:
-        _restore(engine, snapshot)
+        _restore(engine, snapshot, parks)
     first = snapshot.manifest.header.segment_number + 1 if snapshot else 1
     replayed = 0
     for segment in journal.read_segments(first):
-        replayed += _replay(engine, blobs, codec, segment)
+        replayed += _replay(engine, snapshot, codec, segment)
     _refuse_later_level(engine, store)
     engine.seq = claim.next_seq - 1
     engine.fleet.epoch = claim.epoch
     _load_graphs(engine, blobs)
     engine.restored()
-    return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed)
+    return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed, history)
 
 
 def _refuse_later_level(engine: Engine, store: Store) -> None:
@@ -106,8 +112,8 @@ def decode_item(key: str, item: Item) -> Fleet | Run | None:
     return decode_run(item.data) if key.startswith(RUN) else None
 
 
-def _restore(engine: Engine, snapshot: Snapshot) -> None:
-    name = snapshot.manifest.name
+def _restore(engine: Engine, snapshot: Snapshot, parks: bool) -> None:
+    """Parked runs stay outside, unless something behind the snapshot moves them."""
     try:
         for key, item in snapshot.items.items():
             if is_item(key):
@@ -116,13 +122,24 @@ def _restore(engine: Engine, snapshot: Snapshot) -> None:
             state = decode_item(key, item)
             if isinstance(state, Fleet):
                 engine.fleet = state
+            elif state is not None and parks and may_park(state):
+                engine.parked[state.id] = row_of(state, reason_of(state))
             elif state is not None:
                 engine.runs[state.id] = state
     except msgspec.MsgspecError as error:
-        raise Corrupt(name, f"an item does not decode: {error}") from error
+        raise Corrupt(snapshot.manifest.name, f"an item does not decode: {error}") from error
 
 
-def _replay(engine: Engine, blobs: Blobs, codec: ContentCodec, segment: Segment) -> int:
+def _revive(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, run_id: str) -> None:
+    """Take a run back into memory, and its ancestors: what moves it may move them."""
+    while run_id:
+        if snapshot is not None and run_id in engine.parked:
+            engine.unpark(open_run(codec, RUN + run_id, snapshot.items[RUN + run_id]))
+        run = engine.runs.get(run_id)
+        run_id = run.parent if run is not None else ""
+
+
+def _replay(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, segment: Segment) -> int:
     number = segment.header.number
     count = 0
     for row in segment.columns.rows():
@@ -130,6 +147,7 @@ def _replay(engine: Engine, blobs: Blobs, codec: ContentCodec, segment: Segment)
         if recorded is None:
             continue
         count += 1
+        _revive(engine, snapshot, codec, recorded.event.run)
         try:
             engine.replay(recorded.seq, recorded.time_us, recorded.event, recorded.content)
         except MISFITS as error:

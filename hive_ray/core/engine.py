@@ -59,6 +59,7 @@ from hive_ray.core.messages import (
     WorkerInfo,
     decode_outcome_content,
 )
+from hive_ray.core.parked import Parked, ParkedRuns
 from hive_ray.core.run import Run, Step, StepStatus, Visit
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
 
@@ -79,6 +80,8 @@ class Engine:
     def __init__(self, evaluator: routing.Evaluator) -> None:
         self.seq = 0
         self.runs: dict[str, Run] = {}
+        self.parked = ParkedRuns()
+        """Runs that are known and not in memory: whoever needs one has it loaded first."""
         self.children: dict[str, dict[str, None]] = {}
         """Live child runs by parent."""
         self.compacted = 0
@@ -209,8 +212,8 @@ class Engine:
 
     def restored(self) -> None:
         """After snapshot and replay: make the index from the runs alone."""
-        fleet.rebuild(self.fleet, self.runs.values())
-        self.successors = {}
+        fleet.rebuild(self.fleet, self.runs.values(), self.parked)
+        self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)
         self.children = {}
@@ -221,6 +224,23 @@ class Engine:
     def _note_successor(self, run: Run) -> None:
         if run.origin is not None and run.origin.resumes:
             self.successors[run.origin.run] = run.id
+
+    # --- parking ---------------------------------------------------------------------------------
+
+    def park(self, run_id: str, row: Parked) -> None:
+        """Keep of a run its row only; a snapshot shows all of it."""
+        del self.runs[run_id]
+        self.parked[run_id] = row
+
+    def unpark(self, run: Run) -> None:
+        """A run is loaded again, or comes back out of the history."""
+        self.parked.pop(run.id, None)
+        self.runs[run.id] = run
+
+    def leave(self, run_id: str) -> None:
+        """The history has an ended run: nothing of it stays here."""
+        self.parked.pop(run_id, None)
+        self.runs.pop(run_id, None)
 
     def family_order(self, names: Iterable[str]) -> list[str]:
         """Runs with all their ancestors, children first; the fleet (the empty name) stays.
@@ -250,7 +270,8 @@ class Engine:
         if isinstance(command, Fork) and command.origin.resumes and command.origin.run in self.successors:
             return True
         key = f"{command.team}/{command.idempotency_key}"
-        return command.run in self.runs or (bool(command.idempotency_key) and key in self.fleet.submissions)
+        known = command.run in self.runs or command.run in self.parked
+        return known or (bool(command.idempotency_key) and key in self.fleet.submissions)
 
     def submit(self, command: Submit, now: Moment) -> Run | Refused:
         """Begin a run, or answer with the run that the same idempotency key began."""

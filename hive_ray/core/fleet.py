@@ -7,11 +7,12 @@ index from the runs alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from hive_ray.core import events as ev
+from hive_ray.core.parked import Parked
 from hive_ray.core.run import Run, Step, StepStatus
 
 StepRef = tuple[str, int, int]
@@ -192,21 +193,32 @@ def leased_steps(run: Run) -> list[tuple[str, AttemptRef]]:
     return held
 
 
-def rebuild(fleet: Fleet, runs: Iterable[Run]) -> None:
+def rebuild(fleet: Fleet, runs: Iterable[Run], parked: Mapping[str, Parked]) -> None:
     """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
     fleet.queues = {}
-    fleet.submissions = {}
     fleet.suspects = {}
     for worker in fleet.workers.values():
         worker.leases = {}
-    for run in sorted(runs, key=lambda run: run.submitted_us):
-        note_submission(fleet, run)
+    ordered = sorted(runs, key=lambda run: run.submitted_us)
+    fleet.submissions = _submissions(ordered, parked)
+    for run in ordered:
         for pool, step in ready_steps(run):
             enqueue(fleet, pool, step)
         for worker, attempt in leased_steps(run):
             if worker in fleet.workers:
                 visit = run.visits.get(attempt[1])
                 grant(fleet, worker, attempt, visit.steps.get(attempt[2]) if visit else None)
+
+
+def _submissions(runs: Iterable[Run], parked: Mapping[str, Parked]) -> dict[str, Submission]:
+    """In order of use: see ``forget_old_submissions``."""
+    made: list[tuple[int, str, Submission]] = []
+    for holder in (*((run.id, run) for run in runs), *parked.items()):
+        run_id, run = holder
+        if run.idempotency_key:
+            key = f"{run.team}/{run.idempotency_key}"
+            made.append((run.submitted_us, key, Submission(run_id, run.digest, run.submitted_us)))
+    return {key: submission for _, key, submission in sorted(made, key=lambda one: one[0])}
 
 
 def encode_fleet(fleet: Fleet) -> bytes:

@@ -39,9 +39,6 @@ MOST_SEGMENTS = 500
 MOST_ROWS = 50_000
 """Bounds of one compaction; what lies behind waits for the next."""
 
-ENDS = frozenset({"RunSucceeded", "RunFailed", "RunCancelled", "LateOutcome", "CostCorrected"})
-"""Events after which a run's summary may be new."""
-
 Summarise = Callable[[Sequence[str]], list[RunRow]]
 """The rows of those among some runs that have ended, as the newest snapshot has them."""
 
@@ -53,6 +50,8 @@ class Batch(NamedTuple):
     covered_seq: int
     epochs: tuple[int, ...]
     rows: list[EventRow]
+    ended: list[str]
+    """Runs that ended by then and have events here: their summaries are new."""
 
 
 class Stamp(NamedTuple):
@@ -124,11 +123,10 @@ class Compactor:
         return _batch(self._partition, segments, told) if segments else None
 
     def _write(self, batch: Batch, manifest: HistoryManifest, stamp: Stamp) -> list[HistoryFile]:
-        ended = sorted({row.run_id for row in batch.rows if row.kind in ENDS})
         made: list[tuple[FileKind, str, str, Any]] = []
         for (date, team), rows in _by(batch.rows, lambda row: (date_of(row.time_us), row.team)):
             made.append(("events", date, team, parquet.events_table(rows, date)))
-        for (date, team), rows in _by(self._summarise(ended), lambda row: (row.date, row.team)):
+        for (date, team), rows in _by(self._summarise(batch.ended), lambda row: (row.date, row.team)):
             made.append(("runs", date, team, parquet.runs_table(rows)))
         prefix = f"{manifest.number + 1:09d}-{stamp.epoch:06d}-{stamp.attempt:06d}"
         return [
@@ -207,7 +205,8 @@ def _batch(partition: int, segments: list[Segment], told: Told) -> Batch:
                 rows.append(wide)
     last = segments[-1]
     epochs = tuple(s.header.number for s in segments if s.header.kind == "epoch")
-    return Batch(last.header.number, last.next_seq - 1, epochs, rows)
+    ended = sorted(run for run in {row.run_id for row in rows} if told.ended(run))
+    return Batch(last.header.number, last.next_seq - 1, epochs, rows, ended)
 
 
 def _by(

@@ -77,6 +77,7 @@ class RunFacts(msgspec.Struct, array_like=True):
     """By the visit's serial number."""
     steps: dict[tuple[int, int], Place] = {}
     """By (serial, call): steps behind the first of a visit."""
+    ended: bool = False
 
 
 class Told:
@@ -104,6 +105,11 @@ class Told:
             facts = self._runs[run] = RunFacts()
         return facts
 
+    def ended(self, run: str) -> bool:
+        """Whether the end of a run was told."""
+        facts = self._runs.get(run)
+        return facts is not None and facts.ended
+
     def trim(self) -> None:
         """Forget the runs that were heard of first, beyond a bound."""
         while len(self._runs) > RUNS_REMEMBERED:
@@ -123,6 +129,8 @@ class Told:
             facts.steps[event.serial, event.call] = place
         elif isinstance(event, ev.EdgesTaken):
             facts.visits.pop(event.serial, None)
+        elif isinstance(event, ev.RunSucceeded | ev.RunFailed | ev.RunCancelled):
+            facts.ended = True
         return facts
 
 

@@ -17,7 +17,9 @@ from hive_ray.state.records import decode_event
 from hive_ray.state.segments import Row
 from hive_ray.state.store import Store
 
-_FACTS = frozenset({"RunSubmitted", "RunForked", "NodeEntered", "StepQueued", "EdgesTaken"})
+_SUBMITTED = {"RunSubmitted", "RunForked"}
+_ENDED = {"RunSucceeded", "RunFailed", "RunCancelled"}
+_FACTS = frozenset(_SUBMITTED | _ENDED | {"NodeEntered", "StepQueued", "EdgesTaken"})
 _WHOLE_BYTES = 1 << 20
 """Files up to this size are read whole: one request is cheaper than the three of a ranged read."""
 
@@ -102,6 +104,15 @@ def run_rows(store: Store, manifest: HistoryManifest, run: str, after_seq: int =
         yield from sorted(row for file in files for row in _rows(store, file, [run]) if row.seq > after_seq)
 
 
+def all_rows(store: Store, manifest: HistoryManifest) -> Iterator[Row]:
+    """The journal rows of every event that the history holds, in order."""
+    for files in _in_order(manifest.of("events")):
+        tables = [
+            parquet.read_columns(file, open_file(store, file), parquet.JOURNAL_COLUMNS) for file in files
+        ]
+        yield from sorted(row for table in tables for row in parquet.journal_rows(table))
+
+
 def visit_nodes(store: Store, manifest: HistoryManifest, run: str) -> dict[int, str]:
     """The node of each visit of a run that began in the history, by serial number."""
     nodes: dict[int, str] = {}
@@ -137,6 +148,30 @@ def summaries(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> d
             if known is None or known["seq"] < line["seq"]:
                 found[line["run_id"]] = line
     return found
+
+
+def newest_summaries(
+    store: Store, manifest: HistoryManifest, team: str = "", before: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Summaries by id, newest first, without the runs' states; days are read as they are needed.
+
+    Args:
+        team: of this team only; of all by default.
+        before: ids that sort before this one only.
+    """
+    days: dict[str, list[HistoryFile]] = {}
+    for file in manifest.of("runs"):
+        if (not team or file.team == team) and (not before or file.first_run < before):
+            days.setdefault(file.date, []).append(file)
+    columns = [name for name in parquet.RUNS.names if name not in parquet.HIDDEN]
+    for date in sorted(days, reverse=True):
+        found: dict[str, dict[str, Any]] = {}
+        for file in days[date]:
+            for line in parquet.read_columns(file, open_file(store, file), columns).to_pylist():
+                known = found.get(line["run_id"])
+                if (not before or line["run_id"] < before) and (known is None or known["seq"] < line["seq"]):
+                    found[line["run_id"]] = line
+        yield from (found[run] for run in sorted(found, reverse=True))
 
 
 def look_up(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> dict[str, RunFacts]:

@@ -196,6 +196,14 @@ def read_runs(file: HistoryFile, data: Any, runs: Iterable[str], columns: Sequen
     return table.filter(_compute.is_in(table.column("run_id"), pa.array(wanted, pa.string())))
 
 
+def newest_of_each(table: Any) -> Any:
+    """Of rows of runs, the newest of each run."""
+    ordered = table.sort_by([("run_id", "ascending"), ("seq", "descending")])
+    runs = ordered.column("run_id").to_pylist()
+    first = [at == 0 or run != runs[at - 1] for at, run in enumerate(runs)]
+    return ordered.filter(pa.array(first, pa.bool_()))
+
+
 def journal_rows(table: Any) -> list[Row]:
     """Rows of events as the journal keeps them."""
     columns = [

@@ -1,4 +1,4 @@
-"""All events of one run in order, wherever they lie: in the history, in the journal, or on their way."""
+"""Events in order, wherever they lie, in the history or in the journal: of one run, or all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hive_ray.core.events import MapProgressed
 from hive_ray.errors import Corrupt, StoreError
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.history import HistoryManifest, newest_manifest
-from hive_ray.state.history_reading import Vanished, run_rows
+from hive_ray.state.history_reading import Vanished, all_rows, run_rows
 from hive_ray.state.journal import Journal
 from hive_ray.state.reading import read_listed
 from hive_ray.state.records import Recorded, decode_event, read_row
@@ -17,6 +17,19 @@ from hive_ray.state.store import Store
 
 _TRIES = 5
 """Compaction may delete what was about to be read; a newer manifest then tells where it is."""
+
+
+def every_row(store: Store, partition: int) -> Iterator[Row]:
+    """The rows of all events of a partition in order; of a state in which nobody compacts meanwhile.
+
+    Raises:
+        Corrupt: an object cannot be trusted, or is missing.
+    """
+    manifest = newest_manifest(store, partition)
+    yield from all_rows(store, manifest)
+    for segment in Journal(store, partition).read_segments(manifest.covered + 1):
+        if segment.header.kind == "events":
+            yield from segment.columns.rows()
 
 
 class RunEvents:

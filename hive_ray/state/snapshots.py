@@ -294,6 +294,12 @@ def read_items(store: Store, manifest: Manifest, keys: Iterable[str]) -> dict[st
     return items
 
 
+def covered_by_kept(store: Store, partition: int) -> int:
+    """The segment behind which all kept snapshots lie; 0 while there are fewer than are kept."""
+    names = _manifest_names(store.list(_folder(partition)))
+    return int(_order(names[-KEPT])[:12]) if len(names) >= KEPT else 0
+
+
 def kept_manifests(store: Store, partition: int) -> list[Manifest]:
     """Read the snapshots that stay, newest last."""
     names = _manifest_names(store.list(_folder(partition)))

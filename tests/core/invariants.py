@@ -17,6 +17,7 @@ def check(engine: Engine) -> None:
         _people(members[run.id], run)
         _something_is_outstanding(run)
         assert decode_run(encode_run(run)) == run, "a snapshot of the run gives the run back"
+    assert not engine.runs.keys() & engine.parked.keys(), "a run is in memory or parked"
     _leases(engine)
     _queues(engine)
     assert not engine._unborn and not engine._untold  # pyright: ignore[reportPrivateUsage]
@@ -90,7 +91,7 @@ def _suspects(engine: Engine, worker: fleet.Worker) -> dict[fleet.AttemptRef, in
 def _queues(engine: Engine) -> None:
     """What is ready stands in its pool's queue exactly once; entries that are stale may stand there too."""
     rebuilt = fleet.Fleet(workers=msgspec.msgpack.decode(_WORKERS, type=dict[str, fleet.Worker]))
-    fleet.rebuild(rebuilt, engine.runs.values())
+    fleet.rebuild(rebuilt, engine.runs.values(), engine.parked)
     for pool, ready in rebuilt.queues.items():
         queue = list(engine.fleet.queues.get(pool, ()))
         for step in ready:

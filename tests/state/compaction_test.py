@@ -13,7 +13,7 @@ from hive_ray.control.recovery import recover
 from hive_ray.core.commands import Cancel
 from hive_ray.core.fleet import encode_fleet
 from hive_ray.core.messages import Lease, Outcome
-from hive_ray.core.run import Run, decode_run, encode_run
+from hive_ray.core.run import decode_run, encode_run
 from hive_ray.errors import Corrupt, StoreError
 from hive_ray.state import compaction, parquet
 from hive_ray.state.blobs import Blobs
@@ -23,10 +23,10 @@ from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.history_reading import open_file, run_rows, summaries
 from hive_ray.state.journal import Journal
 from hive_ray.state.memory_store import MemoryStore, forget_memory
-from hive_ray.state.run_events import RunEvents
+from hive_ray.state.run_events import RunEvents, every_row
+from hive_ray.state.run_items import RUN
 from hive_ray.state.segments import Row, segment_folder, segment_number
 from hive_ray.state.snapshots import (
-    Item,
     SnapshotHeader,
     SnapshotWriter,
     kept_manifests,
@@ -34,7 +34,7 @@ from hive_ray.state.snapshots import (
     write_snapshot,
 )
 from hive_ray.state.store import Store, open_store
-from hive_ray.state.summaries import RUN, summarise
+from hive_ray.state.summaries import summarise
 from tests.control.driver import OWNER, Driver
 from tests.control.shell_test import GRAPH, done, submit
 from tests.core.graphs import Facts
@@ -55,12 +55,8 @@ class Interrupted(Exception):
     """The process ended here."""
 
 
-def open_item(key: str, item: Item) -> Run:
-    return decode_run(item.data)
-
-
 def compactor(store: Store) -> Compactor:
-    return Compactor(store, 0, lambda runs: summarise(store, 0, open_item, runs))
+    return Compactor(store, 0, lambda runs: summarise(store, 0, PlainCodec(), runs))
 
 
 def snapshot(store: Store, driver: Driver) -> None:
@@ -105,12 +101,13 @@ def paid(lease: Lease) -> Outcome:
 
 def rows_of(store: Store) -> list[Row]:
     """Every event of the state, wherever it lies now."""
+    rows = list(every_row(store, 0))
     manifest = newest_manifest(store, 0)
-    runs = sorted({f"{p}{n}" for p in "abcd" for n in range(9)} | {""})
-    found = [row for run in runs for row in run_rows(store, manifest, run)]
-    for segment in Journal(store, 0).read_segments(manifest.covered + 1):
-        found.extend(segment.columns.rows() if segment.header.kind == "events" else ())
-    return sorted(found)
+    for run in ("a0", "b0", ""):
+        kept = [row for row in rows if row.run == run and row.seq <= manifest.covered_seq]
+        assert list(run_rows(store, manifest, run)) == kept
+    assert rows == sorted(rows)
+    return rows
 
 
 def covered(driver: Driver) -> int:

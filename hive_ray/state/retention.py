@@ -1,0 +1,86 @@
+"""Old days leave the history: whole days of a team, once nobody who lives has events in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from hive_ray.state import parquet
+from hive_ray.state.compaction import drop
+from hive_ray.state.history import HistoryFile, HistoryManifest, create_manifest, newest_manifest
+from hive_ray.state.history_reading import open_file
+from hive_ray.state.store import Store
+
+_DAY_US = 86_400_000_000
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """For how many days history is kept; 0 keeps it for ever."""
+
+    default_days: int = 0
+    teams: Mapping[str, int] = {}
+
+    def before_us(self, team: str, now_us: int) -> int:
+        """The time before which a team's history is too old; 0 if none is."""
+        days = self.teams.get(team, self.default_days)
+        return now_us - days * _DAY_US if days else 0
+
+
+def retain(
+    store: Store,
+    manifest: HistoryManifest,
+    retention: Retention,
+    live: Collection[str],
+    epoch: int,
+    now_us: int,
+) -> HistoryManifest:
+    """Drop the team-days that are too old, and return the newest manifest.
+
+    A day goes as a whole or not at all: its newest event (or, of runs, newest end) counts, and no run in
+    ``live`` may have an event in it. The files are deleted a grace time later.
+
+    Args:
+        live: ids of the runs that have not ended, as far as that is durable.
+
+    Raises:
+        StoreError: the store failed; nothing was dropped, or the same call again finds it done.
+    """
+    old = _old_days(store, manifest, retention, live, now_us)
+    if not old:
+        return manifest
+    names = {file.name for file in old}
+    following = msgspec.structs.replace(
+        manifest,
+        number=manifest.number + 1,
+        epoch=epoch,
+        written_us=now_us,
+        files=tuple(file for file in manifest.files if file.name not in names),
+        dropped=(*manifest.dropped, *drop(old, now_us)),
+    )
+    if create_manifest(store, following):
+        return following
+    return newest_manifest(store, manifest.partition, manifest)
+
+
+def _old_days(
+    store: Store, manifest: HistoryManifest, retention: Retention, live: Collection[str], now_us: int
+) -> list[HistoryFile]:
+    days: dict[tuple[str, str, str], list[HistoryFile]] = {}
+    for file in manifest.files:
+        days.setdefault((file.kind, file.date, file.team), []).append(file)
+    old: list[HistoryFile] = []
+    for (kind, _, team), files in days.items():
+        before_us = retention.before_us(team, now_us)
+        too_old = all(file.newest_us < before_us for file in files)
+        if too_old and not (kind == "events" and any(_has(store, file, live) for file in files)):
+            old.extend(files)
+    return old
+
+
+def _has(store: Store, file: HistoryFile, live: Collection[str]) -> bool:
+    """Whether a live run has an event in a file: looks inside only if one may."""
+    wanted = [run for run in live if file.may_hold(run)]
+    if not wanted:
+        return False
+    return parquet.read_runs(file, open_file(store, file), wanted, ("run_id",)).num_rows > 0

@@ -1,0 +1,116 @@
+"""Old days go as a whole, never one in which a live run has events; small files are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hive_ray.core.commands import Cancel
+from hive_ray.state import merging
+from hive_ray.state.compaction import Stamp, remove_dropped, remove_strays
+from hive_ray.state.history import HistoryManifest, date_of, newest_manifest
+from hive_ray.state.history_reading import run_rows, summaries
+from hive_ray.state.memory_store import MemoryStore, forget_memory
+from hive_ray.state.retention import Retention, retain
+from tests.control.driver import Driver
+from tests.control.shell_test import submit
+from tests.state.compaction_test import compact_all, compactor, covered, lived, rows_of, snapshot
+
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryStore]:
+    yield MemoryStore("retention")
+    forget_memory("retention")
+
+
+def compacted(store: MemoryStore) -> tuple[Driver, HistoryManifest]:
+    """Two days of history, in which a0 ended on the first; a1 lives."""
+    driver = lived(store)
+    driver.command(Cancel("a0", "enough"))
+    for number in range(2):
+        driver.pass_time(DAY_US)
+        driver.command(submit(f"c{5 + number}"))
+        snapshot(store, driver)
+    return driver, compact_all(store, covered(driver))
+
+
+def days(manifest: HistoryManifest, team: str) -> set[str]:
+    return {file.date for file in manifest.of("events") if file.team == team}
+
+
+def test_a_day_without_live_runs_goes_when_it_is_old(store: MemoryStore):
+    """Of the team whose setting says so; files stay until readers that know them are done."""
+    driver, manifest = compacted(store)
+    now_us = driver.clock.wall_us + 40 * DAY_US
+    setting = Retention(0, {"team": 30})
+
+    after = retain(store, manifest, setting, [], 1, now_us)
+
+    assert days(after, "team") == set() and days(after, "") == days(manifest, "")
+    assert after == newest_manifest(store, 0)
+    assert list(run_rows(store, manifest, "a1")) and not list(run_rows(store, after, "a1"))
+    assert not summaries(store, after, ["a0"])
+    cleaned = remove_dropped(store, after, now_us + 1)
+    assert cleaned.dropped == ()
+    assert not [name for name in store.list("history/") if "team=team" in name]
+
+
+def test_a_day_with_events_of_a_live_run_stays_whole(store: MemoryStore):
+    """However old it is; the others of that team go."""
+    driver, manifest = compacted(store)
+    assert len(days(manifest, "team")) > 1
+    now_us = driver.clock.wall_us + 400 * DAY_US
+
+    after = retain(store, manifest, Retention(30), ["a1"], 1, now_us)
+
+    kept = days(after, "team")
+    assert kept == {date_of(row.time_us) for row in run_rows(store, manifest, "a1")} < days(manifest, "team")
+    assert list(run_rows(store, after, "a1")) == list(run_rows(store, manifest, "a1"))
+
+
+def test_what_is_young_stays(store: MemoryStore):
+    """And without a setting everything does."""
+    driver, manifest = compacted(store)
+
+    assert retain(store, manifest, Retention(30), [], 1, driver.clock.wall_us + 20 * DAY_US) == manifest
+    assert retain(store, manifest, Retention(), [], 1, driver.clock.wall_us + 900 * DAY_US) == manifest
+
+
+def test_retention_and_compaction_at_once_lose_nothing(store: MemoryStore):
+    """Both want the next manifest: the second begins again from the first one's."""
+    driver, manifest = compacted(store)
+    for number in range(2):
+        driver.command(submit(f"d{5 + number}"))
+        snapshot(store, driver)
+    before = rows_of(store)
+    now_us = driver.clock.wall_us + 40 * DAY_US
+
+    moved = compactor(store).compact(manifest, covered(driver), Stamp(1, 77, now_us))
+    lost = retain(store, manifest, Retention(30), ["a1", "b0", "d5"], 2, now_us)
+
+    assert lost == moved and rows_of(store) == before
+    after = retain(store, lost, Retention(30), ["a1", "b0", "d5"], 2, now_us)
+    assert after.covered == moved.covered and after.number == moved.number + 1
+
+
+def test_small_files_of_a_day_are_joined(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    """The same rows in fewer files; of a run's summaries the newest."""
+    monkeypatch.setattr(merging, "MANY", 2)
+    driver = lived(store)
+    before, until = rows_of(store), covered(driver)
+    manifest = newest_manifest(store, 0)
+    for part in range(1, 5):
+        manifest = compactor(store).compact(manifest, until * part // 4, Stamp(1, part, 1))
+    files = len(manifest.files)
+
+    for attempt in range(100, 120):
+        manifest = merging.merge(store, manifest, Stamp(1, attempt, 5))
+
+    assert len(manifest.files) < files
+    assert rows_of(store) == before
+    remove_dropped(store, manifest, 6)
+    assert remove_strays(store, manifest) == 0
+    assert rows_of(store) == before
