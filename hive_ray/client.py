@@ -354,7 +354,13 @@ class Client:
 
     def approvals(self, run_id: str = "") -> list[dict[str, Any]]:
         """What waits for a person."""
-        return self.get("/v1/approvals", params={"run_id": run_id})["approvals"]
+        found: list[dict[str, Any]] = []
+        after: str | None = ""
+        while after is not None:
+            page = self.get("/v1/approvals", params={"run_id": run_id, "after": after, "limit": 1000})
+            found.extend(page["approvals"])
+            after = page.get("next_after")
+        return found
 
     def approve(
         self, approval_id: str, answer: Mapping[str, Json] | None = None, comment: str = ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from jsonschema import Draft202012Validator
 
 from hive_ray.control.queries import ListApprovals
@@ -26,9 +26,24 @@ APPROVED = "approved"
 
 
 @router.get("", summary="What waits for a person, oldest first")
-async def list_approvals(request: Request, run_id: str = "") -> Response:
-    waits: list[WaitView] = await backend_of(request).read(ListApprovals(TEAM, run_id), list[WaitView])
-    return answer({"approvals": [shapes.wait(wait) for wait in waits]})
+async def list_approvals(
+    request: Request,
+    run_id: str = "",
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """``next_after`` of one page is ``after`` of the next; it is null on the last."""
+    query = ListApprovals(TEAM, run_id, _cursor(after), limit)
+    waits: list[WaitView] = await backend_of(request).read(query, list[WaitView])
+    following = f"{waits[-1].since_us}-{waits[-1].approval_id}" if len(waits) == limit else None
+    return answer({"approvals": [shapes.wait(wait) for wait in waits], "next_after": following})
+
+
+def _cursor(after: str) -> tuple[int, str]:
+    since_us, dash, approval = after.partition("-")
+    if after and not (dash and since_us.isdigit()):
+        raise invalid("after", f"{after!r} ends no page", "take it from next_after of the page before")
+    return (int(since_us), approval) if after else (0, "")
 
 
 @router.post("/{approval_id}", summary="Answer an approval")

@@ -20,11 +20,11 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
 from hive_ray.config import LimitsSettings, Settings
 from hive_ray.control import queries
+from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
 from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
-from hive_ray.control.shell import Clock, End, Limits, Reply, Shell, Write
-from hive_ray.control.snapshotting import Snapshotter
+from hive_ray.control.shell import Clock, End, Reply, Shell, Write
 from hive_ray.control.views import Answer
 from hive_ray.core.artifacts import ArtifactBounds
 from hive_ray.core.commands import Fork, Refused, Register, Submit
@@ -123,34 +123,29 @@ class ControllerImpl:
             owner,
             now_us,
             self._nonce,
+            parks=True,
         )
 
     def _begin(self, recovered: Recovered) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        limits = Limits(
-            attach_grace_us=int(self._settings.lease.attach_grace_s * 1e6),
-            idempotency_us=int(self._settings.limits.idempotency_key_s * 1e6),
-            live_runs=self._settings.limits.live_runs,
-            term_us=int(self._settings.lease.term_s * 1e6),
-            heartbeat_us=int(self._settings.lease.heartbeat_s * 1e6),
-            queue_limits={name: pool.queue_limit for name, pool in self._settings.pools.items()},
-        )
-        snapshots = Snapshotter(self._store, self._partition, recovered.manifest)
+        state = StateParts(self._store, self._blobs, self._codec, self._partition)
+        limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
-        self._shell = Shell(recovered.engine, recovered.journal, self._codec, limits, snapshots)
+        self._shell = shell_of(recovered, state, limits, upkeep)
         self._shell.begin(clock())
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
         for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)
         self._standing = f"epoch {recovered.engine.fleet.epoch}"
         log.info(
-            "recovered epoch %s at seq %s, %s events behind the snapshot, %s runs",
+            "recovered epoch %s at seq %s, %s events behind the snapshot, %s runs and %s parked",
             recovered.engine.fleet.epoch,
             recovered.engine.seq,
             recovered.replayed,
             len(recovered.engine.runs),
+            len(recovered.engine.parked),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -313,9 +308,13 @@ class ControllerImpl:
                         call, request.run, request.after_seq, request.until_end, clock()
                     )
                 )
+            if isinstance(request, queries.ListRuns):
+                return await self._call(lambda shell, call: shell.list_runs(call, request, clock()))
             if isinstance(request, queries.QUERIES):
                 return await self._call(
-                    lambda shell, call: shell.query(call, lambda engine: request.look(engine), clock())
+                    lambda shell, call: shell.query(
+                        call, request.look, clock(), queries.runs_of(request, shell.engine)
+                    )
                 )
             return await self._call(lambda shell, call: shell.command(call, request, clock()))
         except (Unavailable, StoreError) as error:
@@ -334,6 +333,7 @@ class ControllerImpl:
         ready = shell is not None and not shell.blocked_since_us
         counters = msgspec.to_builtins(shell.counters) if shell else {}
         live = shell.live_runs if shell else 0
+        parked = len(shell.engine.parked) if shell else 0
         epoch = shell.engine.fleet.epoch if shell else 0
         queued = {n: len(q) for n, q in list(shell.engine.fleet.queues.items())} if shell else {}
         return encode(
@@ -342,6 +342,7 @@ class ControllerImpl:
                 "standing": self._standing,
                 "counters": counters,
                 "live_runs": live,
+                "parked_runs": parked,
                 "epoch": epoch,
                 "feature_level": shell.engine.fleet.feature_level if shell else 0,
                 "queued": queued,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
 import msgspec
 
 from hive_ray.control import views
@@ -10,6 +15,7 @@ from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
+from hive_ray.core.parked import Parked
 from hive_ray.core.run import Run, encode_run
 from hive_ray.state.owner import Owner, process_is_gone
 
@@ -19,6 +25,10 @@ PAGE = 100
 class GetRun(msgspec.Struct, frozen=True, tag=True):
     run: str
 
+    def runs(self, engine: Engine) -> list[str]:
+        """The runs that must be in memory to answer."""
+        return [self.run]
+
     def look(self, engine: Engine) -> Answer:
         return views.run_answer(engine, self.run)
 
@@ -27,6 +37,10 @@ class GetState(msgspec.Struct, frozen=True, tag=True):
     """The whole state of a run, as a snapshot holds it: what a replay is compared with."""
 
     run: str
+
+    def runs(self, engine: Engine) -> list[str]:
+        """The runs that must be in memory to answer."""
+        return [self.run]
 
     def look(self, engine: Engine) -> Answer:
         run = engine.runs.get(self.run)
@@ -63,32 +77,77 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
     submitted_before_us: int = 0
 
     def look(self, engine: Engine) -> Answer:
-        lines: list[views.RunLine] = []
-        for run_id in sorted(engine.runs, reverse=True):
-            run = engine.runs[run_id]
-            if len(lines) >= self.limit:
-                break
-            if (self.before and run_id >= self.before) or (run.parent and not self.children):
-                continue
-            if (self.team and run.team != self.team) or (self.agent and run.agent != self.agent):
-                continue
-            if self._lets_pass(engine, run):
-                lines.append(views.run_line(engine, run))
-        return Answer(lines)
+        return self.page(engine, [])
 
-    def _lets_pass(self, engine: Engine, run: Run) -> bool:
-        if self.dead_lettered and (not run.dead_lettered or run.id in engine.successors):
+    def page(self, engine: Engine, older: list[views.RunLine]) -> Answer:
+        """The page, with lines of runs that only the history knows."""
+        lines = {run_id: self._line(engine, run_id) for run_id in islice(self._known(engine), self.limit)}
+        for line in older:
+            if line.run_id not in engine.runs and line.run_id not in engine.parked:
+                lines[line.run_id] = line
+        return Answer([lines[run_id] for run_id in heapq.nlargest(self.limit, lines)])
+
+    def _known(self, engine: Engine) -> Iterator[str]:
+        """Newest first, and no more looked at than are asked for."""
+        parked = engine.parked.newest_first()
+        for run_id in heapq.merge(sorted(engine.runs, reverse=True), parked, reverse=True):
+            run = engine.runs.get(run_id)
+            holder = run or engine.parked[run_id]
+            status = standing(engine, run).status if run is not None else engine.parked[run_id].kind.status
+            if self._wants(engine, run_id, holder) and self._has_status(status):
+                yield run_id
+
+    def _wants(self, engine: Engine, run_id: str, run: Run | Parked) -> bool:
+        if (self.before and run_id >= self.before) or (run.parent and not self.children):
             return False
-        if self.submitted_before_us and run.submitted_us >= self.submitted_before_us:
+        if (self.team and run.team != self.team) or (self.agent and run.agent != self.agent):
             return False
-        return not self.status or standing(engine, run).status in self.status.split(",")
+        if self.dead_lettered and (not run.dead_lettered or run_id in engine.successors):
+            return False
+        return not self.submitted_before_us or run.submitted_us < self.submitted_before_us
+
+    def _has_status(self, status: str) -> bool:
+        return not self.status or status in self.status.split(",")
+
+    def _line(self, engine: Engine, run_id: str) -> views.RunLine:
+        run = engine.runs.get(run_id)
+        return views.run_line(engine, run) if run is not None else views.parked_line(engine, run_id)
+
+    def lets_old_pass(self, line: Mapping[str, Any]) -> bool:
+        """Whether a summary (see ``parquet.RUNS``) is asked for."""
+        if (line["parent"] and not self.children) or (self.agent and line["agent"] != self.agent):
+            return False
+        if self.dead_lettered and not line["dead_lettered"]:
+            return False
+        young = self.submitted_before_us and views.microseconds(line["submitted"]) >= self.submitted_before_us
+        return not young and self._has_status(line["status"])
 
 
 class ListApprovals(msgspec.Struct, frozen=True, tag=True):
-    """Open questions to people, oldest first."""
+    """Open questions to people, oldest first.
+
+    ``after`` is ``since_us`` and the approval's id of the last one of the page before.
+    """
 
     team: str = ""
     run: str = ""
+    after: tuple[int, str] = (0, "")
+    limit: int = PAGE
+
+    def runs(self, engine: Engine) -> list[str]:
+        """The runs that must be in memory to see the page."""
+        if self.run:
+            return [self.run]
+        # A row knows its oldest question only; so many runs have at least so many questions.
+        parked = engine.parked
+        oldest = [(since_us, run) for run, since_us in parked.waiting.items() if since_us >= self.after[0]]
+        heapq.heapify(oldest)
+        page: list[str] = []
+        while oldest and len(page) < self.limit:
+            _, run_id = heapq.heappop(oldest)
+            if not self.team or parked[run_id].team == self.team:
+                page.append(run_id)
+        return page
 
     def look(self, engine: Engine) -> Answer:
         found: list[views.WaitView] = []
@@ -96,7 +155,8 @@ class ListApprovals(msgspec.Struct, frozen=True, tag=True):
             if run.terminal or (self.run and run.id != self.run) or (self.team and run.team != self.team):
                 continue
             found.extend(views.wait_views(run, engine.graphs.get(run.graph)))
-        return Answer(sorted(found, key=lambda wait: wait.since_us))
+        behind = [wait for wait in found if (wait.since_us, wait.approval_id) > self.after]
+        return Answer(heapq.nsmallest(self.limit, behind, key=lambda wait: (wait.since_us, wait.approval_id)))
 
 
 class GetAgent(msgspec.Struct, frozen=True, tag=True):
@@ -202,6 +262,11 @@ Query = (
 Request = Command | Query | WatchRun
 
 decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
+
+
+def runs_of(query: Query, engine: Engine) -> list[str]:
+    """The runs that must be in memory to answer a query."""
+    return query.runs(engine) if isinstance(query, GetRun | GetState | ListApprovals) else []
 
 
 def worker_is_gone(worker: Worker) -> bool:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from hive_ray.control.standing import standing
 from hive_ray.core import features
-from hive_ray.control.views import reason_of
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.longterm import is_item
@@ -123,7 +123,7 @@ def _restore(engine: Engine, snapshot: Snapshot, parks: bool) -> None:
             if isinstance(state, Fleet):
                 engine.fleet = state
             elif state is not None and parks and may_park(state):
-                engine.parked[state.id] = row_of(state, reason_of(state))
+                engine.parked[state.id] = row_of(state, standing(engine, state).reason)
             elif state is not None:
                 engine.runs[state.id] = state
     except msgspec.MsgspecError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +20,9 @@ import msgspec
 from hive_ray.control import views
 from hive_ray.control.exchanges import Session, Waiting
 from hive_ray.control.io import Broke, Done, Io
+from hive_ray.control.keeping import Keeper
+from hive_ray.control.parking import Parking, targets
+from hive_ray.control.queries import ListRuns
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
@@ -41,17 +44,22 @@ from hive_ray.core.messages import (
     decode_outcome_content,
     encode,
 )
+from hive_ray.core.parked import due_us
 from hive_ray.core.run import Run, StepStatus, note_segment
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
 from hive_ray.state.content import ContentCodec
+from hive_ray.state.history import HistoryManifest
 from hive_ray.state.journal import Journal, PendingWrite
 from hive_ray.state.records import Rows
+from hive_ray.state.snapshots import Manifest
 
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 10_000
 PRUNE_EVERY_US = 1_000_000
+FIRE_AGAIN_US = 1_000_000
+"""After a run that is due could not be loaded."""
 DUE_AT_ONCE = 500
 """Timers that fire in one tick: a backlog is worked off in parts."""
 
@@ -134,6 +142,8 @@ class Shell:
         engine: the core, recovered.
         journal: claimed.
         snapshots: takes them on the way; without it there are none.
+        parking: has runs leave memory and come back; without it all of them stay.
+        keeper: makes history of what lies behind the snapshots.
     """
 
     def __init__(
@@ -143,6 +153,8 @@ class Shell:
         codec: ContentCodec,
         limits: Limits,
         snapshots: Snapshotter | None = None,
+        parking: Parking | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.engine = engine
         self.journal = journal
@@ -169,6 +181,8 @@ class Shell:
         self._session_count = 0
         self._prune_again_us = 0
         self._snapshots = snapshots
+        self._parking = parking
+        self._keeper = keeper
         self._beat_again_us = 0
         self._beating = False
 
@@ -182,6 +196,11 @@ class Shell:
         for run in self.engine.runs.values():
             if not run.terminal:
                 self._arm(run)
+        for run_id, row in self.engine.parked.items():
+            if row.due_us:
+                self._timers.add_deadline(Deadline(row.due_us, run_id))
+        if self._parking is not None:
+            self._parking.begin(self)
         for name in self.engine.fleet.workers:
             self._attach_by_us[name] = clock.mono_us + self.limits.attach_grace_us
 
@@ -214,6 +233,9 @@ class Shell:
         was late or came twice says what was. So that is believed when the worker uses the session.
         """
         now = self._at(clock)
+        named = [key[0] for key in request.running] + [outcome.run for outcome in request.outcomes]
+        if self._away(named, lambda refused: self.attach(call, request, self._clock)):
+            return
         engine = self.engine
         name = request.info.worker
         self._end_session_of(name)
@@ -258,6 +280,9 @@ class Shell:
             self._actions.append(Reply(call, reply))
             return
         session.seen_us = clock.mono_us
+        named = [outcome.run for outcome in request.outcomes]
+        if named and self._away(named, lambda refused: self.exchange(call, request, self._clock)):
+            return
         session.confirm(request.seen)
         if session.missing:
             self._take_back(session, now)
@@ -321,9 +346,16 @@ class Shell:
 
     def command(self, call: int, command: Command, clock: Clock) -> None:
         """Decide a command; its answer leaves when what it rests on is durable."""
-        now = self._at(clock)
-        refused = features.refuse(command, self.engine.fleet.feature_level) or self._too_busy(command)
-        answer = refused or self.engine.command(command, now)
+        self._at(clock)
+        if not self._away(
+            targets(self.engine, command), lambda refused: self._command(call, command, refused)
+        ):
+            self._command(call, command, None)
+
+    def _command(self, call: int, command: Command, refused: Refused | None) -> None:
+        refused = refused or features.refuse(command, self.engine.fleet.feature_level)
+        refused = refused or self._too_busy(command)
+        answer = refused or self.engine.command(command, self._now)
         self._rows.cut()
         self._hold(call, views.answer(self.engine, answer))
 
@@ -350,19 +382,101 @@ class Shell:
             queue = self.engine.fleet.queues.get(pool, ())
         return len(queue)
 
-    def query(self, call: int, look: Callable[[Engine], Any], clock: Clock) -> None:
-        """Look at the state; the answer leaves when what it shows is durable."""
+    def query(self, call: int, look: Callable[[Engine], Any], clock: Clock, runs: Sequence[str] = ()) -> None:
+        """Look at the state; the answer leaves when what it shows is durable.
+
+        Args:
+            runs: those that must be in memory for it.
+        """
         self._at(clock)
-        self._hold(call, look(self.engine))
+
+        def answer(refused: Refused | None) -> None:
+            self._hold(call, views.Answer(refused=refused) if refused else look(self.engine))
+
+        if not self._away(runs, answer):
+            answer(None)
+
+    def list_runs(self, call: int, query: ListRuns, clock: Clock) -> None:
+        """A page of runs: live, parked, and those that only the history knows."""
+        self._at(clock)
+        if self._parking is None or not self._parking.has_history():
+            self._hold(call, query.look(self.engine))
+            return
+
+        def listed(older: list[views.RunLine] | Refused) -> None:
+            if isinstance(older, Refused):
+                self._hold(call, views.Answer(refused=older))
+            else:
+                self._hold(call, query.page(self.engine, older))
+
+        self.do(self._parking.old_lines(query, listed))
 
     def watch(self, call: int, run_id: str, after_seq: int, until_end: bool, clock: Clock) -> None:
         """Answer with the run's view as soon as it has a durable event behind ``after_seq`` (or its end)."""
         self._at(clock)
-        run = self.engine.runs.get(run_id)
-        if run is None or run.terminal or (run.told > after_seq and not until_end):
-            self._hold(call, views.run_answer(self.engine, run_id))
-        else:
-            self._watchers.add(run_id, call, until_end, clock.mono_us)
+
+        def look(refused: Refused | None) -> None:
+            run = self.engine.runs.get(run_id)
+            if refused is not None:
+                self._hold(call, views.Answer(refused=refused))
+            elif run is None or run.terminal or (run.told > after_seq and not until_end):
+                self._hold(call, views.run_answer(self.engine, run_id))
+            else:
+                self._watchers.add(run_id, call, until_end, self._clock.mono_us)
+
+        if not self._away([run_id], look):
+            look(None)
+
+    # --- runs that are not in memory ---------------------------------------------------------------
+
+    @property
+    def mono_us(self) -> int:
+        return self._clock.mono_us
+
+    @property
+    def wall_us(self) -> int:
+        return self._clock.wall_us
+
+    def _away(self, runs: Sequence[str], then: Callable[[Refused | None], None]) -> bool:
+        """Whether some runs must be loaded first; ``then`` is called when they are."""
+        if self._parking is None or all(run in self.engine.runs for run in runs):
+            return False
+        absent = self._parking.absent(self.engine, runs)
+        if absent:
+            self._parking.fetch(absent, then)
+        return bool(absent)
+
+    def is_busy(self, run_id: str) -> bool:
+        """Whether a run must stay in memory: it changed since the last snapshot, or somebody watches it."""
+        return run_id in self.dirty or run_id in self.engine.charged or self._watchers.has(run_id)
+
+    def snapshot_taken(self, manifest: Manifest, runs: list[str]) -> None:
+        """A snapshot is durable, with new items for some runs."""
+        if self._parking is not None:
+            self._parking.snapshot_taken(self, manifest, runs)
+        if self._keeper is not None:
+            self._keeper.snapshot_taken()
+
+    def history_grew(self, manifest: HistoryManifest) -> None:
+        """More of the journal is history, or there is less of it."""
+        self.engine.compacted = manifest.covered
+        if self._parking is not None:
+            self._parking.compacted(manifest)
+
+    def runs_left(self) -> dict[str, None]:
+        """Runs that left for good since this was asked last: no snapshot needs to show them."""
+        return self._parking.take_left() if self._parking is not None else {}
+
+    def put_back_left(self, left: dict[str, None]) -> None:
+        """No snapshot was written that does without these runs."""
+        if self._parking is not None:
+            self._parking.left.update(left)
+
+    def live_run_ids(self) -> list[str]:
+        """Runs that have not ended, as far as that is durable."""
+        runs = self.engine.runs.values()
+        live = [run.id for run in runs if not run.terminal or run.told > self.durable_seq]
+        return live + [run_id for run_id, row in self.engine.parked.items() if not row.ended]
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -372,17 +486,43 @@ class Shell:
         for backoff in self._timers.due_backoffs(clock.mono_us, DUE_AT_ONCE):
             self.engine.fire_backoff(backoff.run, backoff.serial, backoff.call, now)
         for deadline in self._timers.due_deadlines(clock.wall_us, DUE_AT_ONCE):
-            self.engine.fire_deadlines(deadline.run, now)
-            self.rearm(deadline.run)
+            self._fire(deadline.run)
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
         self._answer_old_polls(clock.mono_us)
         if not self.blocked_since_us:
             self._end_silent_sessions(clock.mono_us)
         for name in [name for name, due in self._attach_by_us.items() if due <= clock.mono_us]:
             self.lose_worker(name, "it did not attach again within the grace time", clock)
+        self._keep_state()
+        self._beat(clock)
+
+    def _fire(self, run_id: str) -> None:
+        """End what is overdue in a run; one that is parked is loaded only if something is."""
+        row = self.engine.parked.get(run_id)
+        if row is not None and not 0 < row.due_us <= self._clock.wall_us:
+            return
+        if not self._away([run_id], lambda refused: self._fire_loaded(run_id, refused)):
+            self._fire_loaded(run_id, None)
+
+    def _fire_loaded(self, run_id: str, refused: Refused | None) -> None:
+        if refused is not None:
+            self._timers.add_deadline(Deadline(self._clock.wall_us + FIRE_AGAIN_US, run_id))
+            return
+        self.engine.fire_deadlines(run_id, self._now)
+        self.rearm(run_id)
+        self._rows.cut()
+
+    def _keep_state(self) -> None:
+        """Snapshots, parking and history, a little at a time."""
+        taking = False
         if self._snapshots is not None:
             self._snapshots.advance(self)
-        self._beat(clock)
+            taking = self._snapshots.taking
+        if self._parking is not None and not taking:
+            # A snapshot that is being taken looks for its runs in memory.
+            self._parking.advance(self)
+        if self._keeper is not None:
+            self._keeper.advance(self)
 
     def _beat(self, clock: Clock) -> None:
         """Give the owner's sign of life, one at a time."""
@@ -430,11 +570,9 @@ class Shell:
         run = self.engine.runs.get(run_id)
         if run is None or run.terminal:
             return
-        waits = [visit.wait.deadline_us for visit in run.visits.values() if visit.wait is not None]
-        if waits:
-            self._timers.add_deadline(Deadline(min(waits), run_id))
-        elif not run.parent and not run.waits:
-            self._timers.add_deadline(Deadline(run.deadline_us, run_id))
+        due = due_us(run)
+        if due:
+            self._timers.add_deadline(Deadline(due, run_id))
 
     def rearm_family(self, run_id: str) -> None:
         """Also for its ancestors, whose own deadlines stand still while a child waits."""
@@ -463,6 +601,8 @@ class Shell:
     def flush(self, clock: Clock) -> None:
         """Admit what can be admitted, then write what was decided if no write is in flight."""
         now = self._at(clock)
+        if self._parking is not None:
+            self._parking.load(self)
         if self._in_flight is not None:
             return
         self._admit(now)

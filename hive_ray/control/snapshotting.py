@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hive_ray.control.io import Broke, Done, Io
-from hive_ray.control.recovery import FLEET, RUN
 from hive_ray.core.fleet import encode_fleet
 from hive_ray.core.longterm import Shelves, is_item
 from hive_ray.core.run import encode_run
 from hive_ray.errors import StoreError
+from hive_ray.state.run_items import FLEET, RUN
 from hive_ray.state.snapshots import (
     Finished,
     Manifest,
@@ -54,6 +54,11 @@ class Snapshotter:
         self._slices: Iterator[None] | None = None
         self._writing = False
 
+    @property
+    def taking(self) -> bool:
+        """Whether a snapshot is being taken."""
+        return self._slices is not None or self._writing
+
     def advance(self, shell: Shell) -> None:
         """Called every tick: begin, go on with, or finish a snapshot."""
         if self._writing:
@@ -82,6 +87,9 @@ class Snapshotter:
         shelves = shell.engine.keeping.shelves
         dirty = shell.engine.family_order(shell.dirty | shell.engine.charged | shelves.changed)
         shell.dirty, shell.engine.charged, shelves.changed = {}, {}, {}
+        left = shell.runs_left()
+        for run_id in left:
+            writer.drop(RUN + run_id)
         taken = size = 0
         for run_id in dirty:
             size += self._add(shell, writer, run_id)
@@ -93,7 +101,7 @@ class Snapshotter:
         while shell.durable_seq < newest:
             yield
         self._writing = True
-        ended = partial(self._finished, shell, header, dirty)
+        ended = partial(self._finished, shell, header, dirty, left)
         shell.do(Io("write a snapshot", partial(self._finish, writer), ended))
 
     def _add(self, shell: Shell, writer: SnapshotWriter, run_id: str) -> int:
@@ -125,15 +133,24 @@ class Snapshotter:
         for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
             self._store.delete(name)
 
-    def _finished(self, shell: Shell, header: SnapshotHeader, dirty: list[str], ended: Done | Broke) -> None:
+    def _finished(
+        self,
+        shell: Shell,
+        header: SnapshotHeader,
+        dirty: list[str],
+        left: dict[str, None],
+        ended: Done | Broke,
+    ) -> None:
         self._writing = False
         match ended:
             case Done(finished):
                 self._manifest = finished.manifest
+                shell.snapshot_taken(finished.manifest, dirty)
             case Broke(error):
                 # Whatever it was, these runs are in no snapshot.
                 log.warning("snapshot not written: %s", error)
                 shell.dirty.update(dict.fromkeys(dirty))
+                shell.put_back_left(left)
         self._base_segment, self._base_seq = header.segment_number, header.base_seq
 
 

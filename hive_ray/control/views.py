@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -286,3 +287,44 @@ def run_line(engine: Engine, run: Run) -> RunLine:
         run.dead_lettered,
         engine.successors.get(run.id, ""),
     )
+
+
+def parked_line(engine: Engine, run_id: str) -> RunLine:
+    """A run in a list that is not in memory."""
+    row = engine.parked[run_id]
+    return RunLine(
+        run_id,
+        row.kind.status,
+        row.kind.reason,
+        row.team,
+        row.agent,
+        row.kind.graph_name,
+        row.submitted_us,
+        row.finished_us,
+        row.spent_nanousd,
+        row.parent,
+        row.origin,
+        row.dead_lettered,
+        engine.successors.get(run_id, ""),
+    )
+
+
+def old_line(line: Mapping[str, Any]) -> RunLine:
+    """A run in a list that only the history knows (see ``parquet.RUNS``)."""
+    return RunLine(
+        line["run_id"],
+        line["status"],
+        line["reason"] or line["failure_kind"] or "",
+        line["team"],
+        line["agent"],
+        line["graph"],
+        microseconds(line["submitted"]),
+        microseconds(line["finished"]),
+        int(line["cost_usd"].scaleb(9)),
+        line["parent"] or "",
+        dead_lettered=line["dead_lettered"],
+    )
+
+
+def microseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1_000_000)

@@ -26,6 +26,10 @@ class Watchers:
         self._of(until_end).setdefault(run, {})[call] = None
         self._ages.append(_Entry(mono_us, run, call, until_end))
 
+    def has(self, run: str) -> bool:
+        """Whether somebody watches a run."""
+        return run in self._news or run in self._ends
+
     def take(self, run: str, ended: bool) -> list[int]:
         """The calls that news of a run answer."""
         calls = list(self._news.pop(run, ())) if run in self._news else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import recover
 from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
@@ -24,11 +25,15 @@ from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.journal import write_pending
 from hive_ray.state.owner import Owner
+from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
 from tests.core import invariants
 from tests.core.graphs import Facts
 
 OWNER = Owner(4242, "node-1", "elsewhere", "boot-1", 777, "cluster-1", 1_700_000_000_000_000)
+
+
+START = Clock(2_000_000_000, 1_000_000)
 
 
 class Crash(Exception):
@@ -39,19 +44,34 @@ class Driver:
     """One incarnation of the controller over a store."""
 
     def __init__(
-        self, store: Store, graphs: Iterable[CompiledGraph], crash_at: int = -1, **limits: Any
+        self,
+        store: Store,
+        graphs: Iterable[CompiledGraph],
+        crash_at: int = -1,
+        *,
+        park_after_us: int = -1,
+        retention: Retention | None = None,
+        clock: Clock = START,
+        **limits: Any,
     ) -> None:
+        """``park_after_us``: runs leave memory and history is kept; below 0 neither."""
         self.store = store
         blobs = Blobs(store, PlainCodec(), b"k" * 32)
         for graph in graphs:
             blobs.put_graph(graph.version, encode_graph(graph))
-        recovered = recover(store, blobs, PlainCodec(), Facts(), 0, OWNER, 1_000_000)
+        parks = park_after_us >= 0
+        recovered = recover(store, blobs, PlainCodec(), Facts(), 0, OWNER, 1_000_000, parks=parks)
         self.engine = recovered.engine
         for graph in graphs:
             self.engine.add_graph(graph)
-        self.clock = Clock(2_000_000_000, 1_000_000)
-        snapshots = Snapshotter(store, 0, recovered.manifest)
-        self.shell = Shell(recovered.engine, recovered.journal, PlainCodec(), Limits(**limits), snapshots)
+        self.clock = clock
+        if parks:
+            parts = StateParts(store, blobs, PlainCodec())
+            upkeep = Upkeep(park_after_us, retention or Retention())
+            self.shell = shell_of(recovered, parts, Limits(**limits), upkeep)
+        else:
+            snapshots = Snapshotter(store, 0, recovered.manifest)
+            self.shell = Shell(recovered.engine, recovered.journal, PlainCodec(), Limits(**limits), snapshots)
         self.shell.begin(self.clock)
         self.replies: dict[int, Any] = {}
         self.ended: End | None = None
@@ -62,6 +82,10 @@ class Driver:
         self._calls = 0
         self._crash_at = crash_at
         self.performed = 0
+
+    def crash_at(self, action: int) -> None:
+        """Die before the n-th action from now."""
+        self._crash_at = self.performed + action
 
     # --- time and actions
 
@@ -94,6 +118,7 @@ class Driver:
                 ended = attempt(action)
                 self._boundary()
                 self.shell.io_ended(action, ended, self.clock)
+                self.shell.flush(self.clock)
             case End():
                 self.ended = action
 

@@ -1,0 +1,107 @@
+"""The history is kept beside the work: compacted behind snapshots, joined, and shortened by age.
+
+An effect of what is durable: a snapshot that was written lets segments become history, a manifest that was
+written lets them go. One piece of work is under way at a time, each bounded; whatever a crash leaves half
+done is begun again, or is garbage that the next incarnation removes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hive_ray.control.io import Broke, Done, Io
+from hive_ray.state import compaction
+from hive_ray.state.compaction import Compactor, Stamp
+from hive_ray.state.history import HistoryManifest
+from hive_ray.state.merging import merge
+from hive_ray.state.retention import Retention, retain
+from hive_ray.state.snapshots import covered_by_kept
+from hive_ray.state.store import Store
+
+if TYPE_CHECKING:
+    from hive_ray.control.shell import Shell
+
+log = logging.getLogger(__name__)
+
+GRACE_US = 15 * 60 * 1_000_000
+"""How long files stay that no manifest names any more: a query may take as long."""
+RETAIN_EVERY_US = 3600 * 1_000_000
+PAUSE_US = 1_000_000
+"""Between a failure and the next try."""
+
+
+class Keeper:
+    """Keeps the history of one partition.
+
+    Args:
+        manifest: the newest one.
+    """
+
+    def __init__(
+        self, store: Store, compactor: Compactor, retention: Retention, manifest: HistoryManifest
+    ) -> None:
+        self._store = store
+        self._compactor = compactor
+        self._retention = retention
+        self.manifest = manifest
+        self._busy = False
+        self._again_us = 0
+        self._retain_again_us = 0
+        self._attempt = 0
+        self._behind = True
+        """Segments may lie behind both kept snapshots."""
+        self._cleaned = False
+        """What earlier incarnations left behind is gone."""
+
+    def snapshot_taken(self) -> None:
+        """There is a new snapshot: more may be compacted."""
+        self._behind = True
+
+    def advance(self, shell: Shell) -> None:
+        """Called every tick: begin the next piece of work, if one is due."""
+        if self._busy or shell.mono_us < self._again_us:
+            return
+        if self._behind:
+            self._do(shell, "compact the journal", self._compact)
+        elif shell.mono_us >= self._retain_again_us:
+            live = shell.live_run_ids()
+            self._retain_again_us = shell.mono_us + RETAIN_EVERY_US
+            self._do(shell, "shorten the history", lambda stamp: self._retain(live, stamp))
+
+    def _do(self, shell: Shell, what: str, work: Callable[[Stamp], HistoryManifest]) -> None:
+        self._busy = True
+        self._attempt += 1
+        stamp = Stamp(shell.engine.fleet.epoch, self._attempt, shell.wall_us)
+        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what)))
+
+    def _ended(self, shell: Shell, what: str, ended: Done | Broke) -> None:
+        self._busy = False
+        match ended:
+            case Done(manifest):
+                self._behind = self._behind and manifest.number > self.manifest.number
+                self.manifest = manifest
+                shell.history_grew(manifest)
+            case Broke(error):
+                log.warning("could not %s: %s", what, error)
+                self._again_us = shell.mono_us + PAUSE_US
+
+    # --- on a thread -----------------------------------------------------------------------------
+
+    def _compact(self, stamp: Stamp) -> HistoryManifest:
+        until = covered_by_kept(self._store, self.manifest.partition)
+        before = self.manifest
+        manifest = self._compactor.compact(before, until, stamp) if until > before.covered else before
+        if manifest.covered > before.covered or not self._cleaned:
+            compaction.remove_covered(self._store, manifest)
+        return merge(self._store, manifest, stamp)
+
+    def _retain(self, live: list[str], stamp: Stamp) -> HistoryManifest:
+        manifest = self.manifest
+        if not self._cleaned:
+            compaction.remove_strays(self._store, manifest)
+            self._cleaned = True
+        manifest = compaction.remove_dropped(self._store, manifest, stamp.now_us - GRACE_US)
+        return retain(self._store, manifest, self._retention, live, stamp.epoch, stamp.now_us)

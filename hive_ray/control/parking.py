@@ -1,0 +1,350 @@
+"""Runs that wait long, and runs that have ended, leave memory; whoever needs one waits until it is loaded.
+
+A run may leave once the newest snapshot shows all of it. It comes back by one ranged read of its item, or,
+when its end is history, out of its summary. Loading is ``Io``: inputs that need absent runs are kept, in
+order of arrival, and handed to the shell when the runs are there.
+
+A run that was fetched out of the history is a guest: it is in no snapshot, and goes again after a while,
+unless an event has changed it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from hive_ray.control.io import Broke, Done, Io
+from hive_ray.control.queries import ListRuns
+from hive_ray.control.recovery import load_graph
+from hive_ray.control.standing import standing
+from hive_ray.control.views import RunLine, old_line
+from hive_ray.core.commands import Command, Fork, Refused, Submit
+from hive_ray.core.engine import Engine
+from hive_ray.core.parked import Parked, may_park, row_of
+from hive_ray.core.run import Run
+from hive_ray.errors import KeyErased
+from hive_ray.graph.compiled import CompiledGraph
+from hive_ray.state.blobs import Blobs
+from hive_ray.state.content import ContentCodec
+from hive_ray.state.history import HistoryManifest
+from hive_ray.state.history_reading import newest_summaries, summaries
+from hive_ray.state.run_items import RUN, open_run
+from hive_ray.state.snapshots import Manifest, read_items
+from hive_ray.state.store import Store
+from hive_ray.state.summaries import run_of
+
+if TYPE_CHECKING:
+    from hive_ray.control.shell import Shell
+
+log = logging.getLogger(__name__)
+
+PARK_AT_ONCE = 2_000
+"""Runs looked at in one tick."""
+LOOK_AT_ONCE = 200
+"""Ended runs that one tick asks whether the history has them."""
+LOAD_AT_ONCE = 256
+LOADS = 2
+"""Runs of one load, and loads under way at a time."""
+PAUSE_US = 200_000
+"""Between a load that failed and the next."""
+MOST_WAITING = 20_000
+"""Runs that may be waited for; beyond, inputs are refused as overloaded."""
+STAY_US = 5_000_000
+"""How long a run stays that was loaded and did not change."""
+
+Then = Callable[[Refused | None], None]
+"""Called when all runs that were asked for are there, or cannot be had."""
+
+
+class Candidate(NamedTuple):
+    """A run that a snapshot shows as of ``seq``; it may leave at ``due_us`` if that is still all of it."""
+
+    due_us: int
+    run: str
+    seq: int
+
+
+class Loaded(NamedTuple):
+    """What a load found: runs, the graphs that they need, and names that nobody knows."""
+
+    runs: list[Run]
+    graphs: list[CompiledGraph]
+    unknown: list[str]
+
+
+class _Wish:
+    """Somebody waits for several runs."""
+
+    def __init__(self, runs: list[str], then: Then) -> None:
+        self._left = dict.fromkeys(runs)
+        self._then: Then | None = then
+
+    def settle(self, run: str, refused: Refused | None) -> None:
+        """One of the runs is there, or cannot be had; the first refusal is the answer."""
+        self._left.pop(run, None)
+        if self._then is not None and (refused is not None or not self._left):
+            then, self._then = self._then, None
+            then(refused)
+
+
+class Parking:
+    """Which runs are in memory, of one partition.
+
+    Args:
+        park_after_us: how long a run must wait unchanged before it leaves memory.
+        snapshot: the newest one.
+        history: the newest manifest.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        codec: ContentCodec,
+        park_after_us: int,
+        snapshot: Manifest | None,
+        history: HistoryManifest,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._codec = codec
+        self._park_after_us = park_after_us
+        self.snapshot = snapshot
+        self.history = history
+        self.left: dict[str, None] = {}
+        """Runs that left for good: the next snapshot does without them."""
+        self._ended: deque[Candidate] = deque()
+        self._waiting: deque[Candidate] = deque()
+        self._rest: deque[str] = deque()
+        """Ended runs that are parked; see ``_let_go``."""
+        self._guests: dict[str, int] = {}
+        """Runs out of the history, with the time at which they go again."""
+        self._wishes: dict[str, list[_Wish]] = {}
+        self._wanted: deque[str] = deque()
+        self._loads = 0
+        self._load_again_us = 0
+
+    # --- coming back -----------------------------------------------------------------------------
+
+    def absent(self, engine: Engine, runs: Iterable[str]) -> list[str]:
+        """Those of some runs that must be loaded, as far as anybody knows them."""
+        return [
+            run for run in dict.fromkeys(runs) if run and run not in engine.runs and self._may_be(engine, run)
+        ]
+
+    def _may_be(self, engine: Engine, run: str) -> bool:
+        return run in engine.parked or any(file.may_hold(run) for file in self.history.of("runs"))
+
+    def fetch(self, runs: list[str], then: Then) -> None:
+        """Have runs loaded, then go on; a name that turns out to be unknown is no obstacle."""
+        if len(self._wishes) >= MOST_WAITING:
+            then(Refused("overloaded", f"{MOST_WAITING} runs are being loaded", 1.0))
+            return
+        wish = _Wish(runs, then)
+        for run in runs:
+            if run not in self._wishes:
+                self._wishes[run] = []
+                self._wanted.append(run)
+            self._wishes[run].append(wish)
+
+    def load(self, shell: Shell) -> None:
+        """Begin to load what is wanted, as far as there is room."""
+        while self._wanted and self._loads < LOADS and shell.mono_us >= self._load_again_us:
+            runs = [self._wanted.popleft() for _ in range(min(LOAD_AT_ONCE, len(self._wanted)))]
+            self._loads += 1
+            parked = [run for run in runs if run in shell.engine.parked]
+            old = [run for run in runs if run not in shell.engine.parked]
+            graphs = frozenset(shell.engine.graphs)
+            work = partial(self._read, self.snapshot, self.history, parked, old, graphs)
+            shell.do(Io("load runs", work, partial(self._arrived, shell, runs)))
+
+    def _read(
+        self,
+        snapshot: Manifest | None,
+        history: HistoryManifest,
+        parked: list[str],
+        old: list[str],
+        graphs: frozenset[str],
+    ) -> Loaded:
+        runs: list[Run] = []
+        if parked and snapshot is not None:
+            items = read_items(self._store, snapshot, (RUN + run for run in parked))
+            runs.extend(open_run(self._codec, key, item) for key, item in items.items())
+        lines = summaries(self._store, history, old) if old else {}
+        runs.extend(run_of(self._codec, line) for line in lines.values())
+        found = {run.id for run in runs}
+        versions = {run.graph for run in runs if not run.parent} - graphs
+        return Loaded(runs, self._graphs(versions), [run for run in (*parked, *old) if run not in found])
+
+    def _graphs(self, versions: set[str]) -> list[CompiledGraph]:
+        found: list[CompiledGraph] = []
+        for version in sorted(versions):
+            try:
+                found.append(load_graph(self._blobs, version))
+            except KeyErased:
+                log.warning("graph %s cannot be opened any more", version)
+        return found
+
+    def _arrived(self, shell: Shell, runs: list[str], ended: Done | Broke) -> None:
+        self._loads -= 1
+        match ended:
+            case Done(Loaded() as loaded):
+                self._take_in(shell, loaded)
+            case Done():
+                raise AssertionError("a load gives what it loaded")
+            case Broke(error):
+                log.warning("runs are not loaded: %s", error)
+                self._load_again_us = shell.mono_us + PAUSE_US
+                refused = Refused("unavailable", f"the run cannot be loaded: {error}", 1.0)
+                for run in runs:
+                    self._answer(run, refused)
+
+    def _take_in(self, shell: Shell, loaded: Loaded) -> None:
+        for graph in loaded.graphs:
+            shell.engine.add_graph(graph)
+        for run in loaded.runs:
+            if run.id not in shell.engine.runs:
+                self._let_in(shell, run)
+        for run in loaded.runs:
+            ancestors = self.absent(shell.engine, [run.parent])
+            if ancestors:
+                # What happens to a child may happen to its ancestors, and its graph is part of theirs.
+                self.fetch(ancestors, partial(self._answer, run.id))
+            else:
+                self._answer(run.id, None)
+        for run_id in loaded.unknown:
+            self._answer(run_id, None)
+
+    def _let_in(self, shell: Shell, run: Run) -> None:
+        guest = run.id not in shell.engine.parked
+        shell.engine.unpark(run)
+        if guest:
+            self._guests[run.id] = shell.mono_us + STAY_US
+        else:
+            self._enlist(shell.mono_us + STAY_US, run)
+            shell.live_runs += not run.terminal
+
+    def _answer(self, run: str, refused: Refused | None) -> None:
+        for wish in self._wishes.pop(run, ()):
+            wish.settle(run, refused)
+
+    # --- leaving ---------------------------------------------------------------------------------
+
+    def begin(self, shell: Shell) -> None:
+        """After recovery: whatever the snapshot shows may leave."""
+        self._rest.extend(run_id for run_id, row in shell.engine.parked.items() if row.ended)
+        for run in shell.engine.runs.values():
+            if run.id not in shell.dirty and run.id not in shell.engine.charged:
+                self._enlist(shell.mono_us + self._park_after_us, run)
+
+    def snapshot_taken(self, shell: Shell, manifest: Manifest, runs: Iterable[str]) -> None:
+        """A snapshot is durable; ``runs`` are those that it shows anew."""
+        self.snapshot = manifest
+        for name in runs:
+            run = shell.engine.runs.get(name)
+            place = manifest.places.get(RUN + name)
+            if run is not None and place is not None and run.seq == place.seq:
+                self._guests.pop(name, None)
+                self._enlist(shell.mono_us + self._park_after_us, run)
+
+    def _enlist(self, due_us: int, run: Run) -> None:
+        queue = self._ended if run.terminal else self._waiting
+        queue.append(Candidate(0 if run.terminal else due_us, run.id, run.seq))
+
+    def advance(self, shell: Shell) -> None:
+        """Let leave who may; called every tick."""
+        for queue in (self._ended, self._waiting):
+            for _ in range(min(PARK_AT_ONCE, len(queue))):
+                if queue[0].due_us > shell.mono_us:
+                    break
+                self._park(shell, queue.popleft())
+        for run_id in [run for run, due_us in self._guests.items() if due_us <= shell.mono_us]:
+            del self._guests[run_id]
+            if not shell.is_busy(run_id):
+                shell.engine.leave(run_id)
+        self._let_go(shell)
+
+    def _park(self, shell: Shell, candidate: Candidate) -> None:
+        run = shell.engine.runs.get(candidate.run)
+        if run is None or run.seq != candidate.seq or not may_park(run):
+            return
+        if shell.is_busy(run.id):
+            later = candidate._replace(due_us=shell.mono_us + STAY_US)
+            (self._ended if run.terminal else self._waiting).append(later)
+            return
+        shell.engine.park(run.id, row_of(run, standing(shell.engine, run).reason))
+        if run.terminal:
+            self._rest.append(run.id)
+        else:
+            shell.live_runs -= 1
+
+    def take_left(self) -> dict[str, None]:
+        """Runs that left for good since this was asked last."""
+        left, self.left = self.left, {}
+        return left
+
+    def has_history(self) -> bool:
+        """Whether the history may know runs that nobody else does."""
+        return bool(self.history.of("runs"))
+
+    def old_lines(self, query: ListRuns, then: Callable[[list[RunLine] | Refused], None]) -> Io:
+        """The work of reading a page of ended runs out of the history."""
+        history = self.history
+
+        def listed(ended: Done | Broke) -> None:
+            match ended:
+                case Done(lines):
+                    then(lines)
+                case Broke(error):
+                    then(Refused("unavailable", f"the history cannot be read: {error}", 1.0))
+
+        return Io("list old runs", lambda: _old_lines(self._store, history, query), listed)
+
+    def compacted(self, history: HistoryManifest) -> None:
+        """The history covers more."""
+        self.history = history
+
+    def _let_go(self, shell: Shell) -> None:
+        """Ended runs whose last event is history leave for good, a few in each tick."""
+        parked = shell.engine.parked
+        for _ in range(min(LOOK_AT_ONCE, len(self._rest))):
+            run_id = self._rest.popleft()
+            row = parked.get(run_id)
+            if row is None or not row.ended:
+                continue
+            if self._is_history(shell.engine, row):
+                shell.engine.leave(run_id)
+                self.left[run_id] = None
+            else:
+                self._rest.append(run_id)
+
+    def _is_history(self, engine: Engine, row: Parked) -> bool:
+        if row.seq > self.history.covered_seq or row.resumes or row.unsettled:
+            return False
+        # As long as its key answers, it does so out of its row.
+        return not row.idempotency_key or f"{row.team}/{row.idempotency_key}" not in engine.fleet.submissions
+
+
+def _old_lines(store: Store, history: HistoryManifest, query: ListRuns) -> list[RunLine]:
+    """The newest ended runs that a query asks for, as many as make a page."""
+    lines: list[RunLine] = []
+    for line in newest_summaries(store, history, query.team, query.before):
+        if query.lets_old_pass(line):
+            lines.append(old_line(line))
+        if len(lines) == query.limit:
+            break
+    return lines
+
+
+def targets(engine: Engine, command: Command) -> list[str]:
+    """The runs that must be in memory to decide a command."""
+    wanted = [getattr(command, "run", "")]
+    if isinstance(command, Submit | Fork):
+        known = engine.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
+        wanted.append(known.run if known is not None and command.idempotency_key else "")
+    if isinstance(command, Fork) and command.origin.resumes:
+        wanted.append(engine.successors.get(command.origin.run, ""))
+    return wanted

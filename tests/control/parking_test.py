@@ -1,0 +1,285 @@
+"""Runs that wait, and runs that ended, are out of memory, and nobody notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hive_ray.control import snapshotting
+from hive_ray.control.queries import GetRun, ListApprovals, ListRuns, runs_of
+from hive_ray.control.views import RunView
+from hive_ray.core.commands import Cancel, Pause, Resolve, Resume
+from hive_ray.core.messages import Lease, Outcome, StepContent
+from hive_ray.core.run import encode_run
+from hive_ray.errors import StoreError
+from hive_ray.state.history import newest_manifest
+from hive_ray.state.memory_store import MemoryStore, forget_memory
+from hive_ray.state.store import Store
+from tests.control.driver import Driver
+from tests.control.shell_test import GRAPH, done, submit
+
+SECOND_US = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshotting, "EVERY_SEGMENTS", 2)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore]:
+    yield MemoryStore(request.node.name)
+    forget_memory(request.node.name)
+
+
+class World:
+    """A controller that parks, with one worker."""
+
+    def __init__(self, store: Store, **given: Any) -> None:
+        self.driver = Driver(store, [GRAPH], park_after_us=SECOND_US, **given)
+        self.session = self.driver.attached().session
+        self.n = 0
+        self.waiting = -1
+        """The exchange that was not looked at yet."""
+
+    @property
+    def parked(self) -> set[str]:
+        return set(self.driver.engine.parked)
+
+    def work(self) -> list[Lease]:
+        """Do what there is to do; an exchange that found nothing waits for the next time."""
+        while True:
+            if self.waiting not in self.driver.replies:
+                self._exchange()
+            if self.waiting not in self.driver.replies:
+                return []
+            leases = self.driver.replies[self.waiting].leases
+            self._exchange(*(done(lease) for lease in leases))
+            if leases:
+                return list(leases)
+
+    def _exchange(self, *outcomes: Outcome) -> None:
+        self.n += 1
+        self.waiting = self.driver.exchange(self.session, self.n, *outcomes)
+
+    def wait(self, *runs: str, **fields: Any) -> None:
+        """Runs that wait for a person."""
+        for run in runs:
+            self.driver.command(submit(run, **fields))
+            self.work()
+
+    def rest(self) -> None:
+        """Time passes until nothing more is parked or compacted."""
+        for _ in range(12):
+            self.driver.pass_time(SECOND_US)
+
+    def asked(self, query: Any) -> Any:
+        """The answer to a question."""
+        call = self.driver.call()
+        shell = self.driver.shell
+        if isinstance(query, ListRuns):
+            shell.list_runs(call, query, self.driver.clock)
+        else:
+            runs = runs_of(query, self.driver.engine)
+            shell.query(call, query.look, self.driver.clock, runs)
+        self.driver.perform()
+        answer = self.driver.replies[call]
+        assert answer.refused is None, answer.refused
+        return answer.value
+
+    def told(self, command: Any) -> Any:
+        return self.driver.replies[self.driver.command(command)]
+
+    def grow(self, times: int = 6) -> None:
+        """Other things happen, so that snapshots are taken and compaction has something to do."""
+        for _ in range(times):
+            name = f"z{self.driver.engine.seq:06d}"
+            self.driver.command(submit(name))
+            self.driver.command(Cancel(name, "noise"))
+            self.rest()
+
+
+def test_a_run_that_waits_leaves_memory_and_comes_back_for_its_answer(store: MemoryStore):
+    """The whole of it: the step behind the approval is leased as if it had never been away."""
+    world = World(store)
+    world.wait("a", "b")
+    before = encode_run(world.driver.engine.runs["a"])
+    world.rest()
+    assert world.parked == {"a", "b"} and not world.driver.engine.runs
+    assert world.driver.shell.live_runs == 0
+
+    answer = world.told(Resolve("a", "a.1", "approve", StepContent(), digest="yes"))
+
+    assert answer.value.status == "running"
+    assert [lease.name for lease in world.work()] == ["z"]
+    assert world.driver.engine.runs["a"].status == "succeeded"
+    assert world.parked == {"b"}
+    assert len(before) > 100
+
+
+def test_what_is_loaded_is_what_left(store: MemoryStore):
+    """Looking at a run changes nothing in it, and it leaves again."""
+    world = World(store)
+    world.wait("a")
+    before = encode_run(world.driver.engine.runs["a"])
+    world.rest()
+
+    view: RunView = world.asked(GetRun("a"))
+
+    assert view.status == "waiting" and view.waits[0].approval_id == "a.1"
+    assert encode_run(world.driver.engine.runs["a"]) == before
+    world.rest()
+    assert world.parked == {"a"}
+
+
+def test_a_deadline_finds_a_parked_run(store: MemoryStore):
+    """Its wait expires on time, also over a restart of the controller."""
+    world = World(store)
+    world.wait("a", "b")
+    world.rest()
+    due_us = world.driver.engine.parked["a"].due_us
+
+    world = World(store, clock=world.driver.clock)
+    assert world.parked == {"a", "b"}
+    world.driver.pass_time(due_us - world.driver.clock.wall_us - SECOND_US)
+    assert world.parked == {"a", "b"}
+    world.driver.pass_time(SECOND_US)
+
+    assert {run: state.failure for run, state in world.driver.engine.runs.items()} == {
+        "a": "EXPIRED",
+        "b": "EXPIRED",
+    }
+
+
+def test_paused_runs_are_parked_and_resumed(store: MemoryStore):
+    """Their ready steps come back into the queue."""
+    world = World(store)
+    world.driver.command(submit("a"))
+    world.driver.command(Pause("a"))
+    world.rest()
+    assert world.parked == {"a"}
+
+    world.told(Resume("a"))
+
+    assert [lease.name for lease in world.work()] == ["a"]
+
+
+def test_runs_that_work_or_back_off_stay(store: MemoryStore):
+    """Only what waits for somebody leaves."""
+    world = World(store)
+    world.driver.command(submit("queued"))
+    world.driver.exchange(world.session, 1)
+    for number in range(3):
+        world.driver.command(Cancel(f"nobody{number}"))
+    world.rest()
+
+    assert world.parked == set()
+    assert "queued" in world.driver.engine.runs
+
+
+def test_lists_show_parked_runs_in_pages(store: MemoryStore):
+    """Newest first, filtered, without loading them; approvals oldest first."""
+    world = World(store)
+    world.wait("a", "b", "c", "d")
+    world.driver.command(Cancel("b", "enough"))
+    world.rest()
+    assert world.parked == {"a", "b", "c", "d"}
+
+    lines = world.asked(ListRuns(limit=3))
+    assert [line.run_id for line in lines] == ["d", "c", "b"]
+    assert [line.run_id for line in world.asked(ListRuns(limit=3, before="b"))] == ["a"]
+    assert [line.run_id for line in world.asked(ListRuns(status="waiting"))] == ["d", "c", "a"]
+    assert world.parked == {"a", "b", "c", "d"}
+
+    first = world.asked(ListApprovals(limit=2))
+    last = first[-1]
+    rest = world.asked(ListApprovals(limit=2, after=(last.since_us, last.approval_id)))
+    assert [wait.approval_id for wait in (*first, *rest)] == ["a.1", "c.1", "d.1"]
+
+
+def test_a_key_of_a_parked_run_still_answers(store: MemoryStore):
+    """The same submission is answered with its run, another body is refused; also after a restart."""
+    world = World(store)
+    world.wait("a", idempotency_key="key", digest="one")
+    world.driver.command(Cancel("a", "enough"))
+    world.grow()
+    assert "a" in world.parked
+
+    for again in (world, World(store, clock=world.driver.clock)):
+        assert again.told(submit("x", idempotency_key="key", digest="one")).value.run_id == "a"
+        refused = again.told(submit("x", idempotency_key="key", digest="two")).refused
+        assert refused.problem == "mismatch"
+    assert "x" not in world.driver.engine.runs
+
+
+def test_an_ended_run_leaves_for_good_and_is_found_in_the_history(store: MemoryStore):
+    """By its id, in lists, and by commands that come too late; nothing of it stays here."""
+    world = World(store)
+    world.wait("a")
+    world.driver.command(Cancel("a", "enough"))
+    ended: RunView = world.asked(GetRun("a"))
+    world.grow()
+    assert "a" not in world.parked and "a" not in world.driver.engine.runs
+
+    found: RunView = world.asked(GetRun("a"))
+    assert (found.status, found.reason, found.finished_us) == (ended.status, ended.reason, ended.finished_us)
+    late = world.told(Pause("a")).refused
+    assert late.problem == "conflict" and "cancelled" in late.message
+    assert world.told(submit("a")).value.run_id == "a"
+    assert "a" in [line.run_id for line in world.asked(ListRuns(status="cancelled"))]
+    assert world.told(Cancel("nobody")).refused.problem == "not_found"
+
+    world.rest()
+    assert "a" not in world.driver.engine.runs
+    again = World(store, clock=world.driver.clock)
+    assert "a" not in again.parked | set(again.driver.engine.runs)
+    assert again.asked(GetRun("a")).status == "cancelled"
+
+
+def test_a_run_that_cannot_be_loaded_is_refused_and_stays(store: MemoryStore):
+    """The store is away: the client may ask again, and then gets its answer."""
+    world = World(store)
+    world.wait("a")
+    world.rest()
+
+    def away(operation: str, name: str) -> None:
+        if operation == "get" and "/parts/" in name:
+            raise StoreError("the store is away")
+
+    store.before = away
+    refused = world.told(Cancel("a", "enough")).refused
+    store.before = None
+
+    assert refused.problem == "unavailable" and world.parked == {"a"}
+    world.driver.pass_time(SECOND_US)
+    assert world.told(Cancel("a", "enough")).value.status == "cancelled"
+
+
+def test_parking_loses_nothing_over_restarts(store: MemoryStore):
+    """Recovery leaves parked runs where they are, and revives those that had events behind the snapshot."""
+    world = World(store)
+    world.wait("a", "b", "c")
+    world.rest()
+    world.told(Resolve("b", "b.1", "approve", StepContent(), digest="yes"))
+
+    again = World(store, clock=world.driver.clock)
+
+    assert again.parked == {"a", "c"} and list(again.driver.engine.runs) == ["b"]
+    assert [lease.name for lease in again.work()] == ["z"]
+    assert again.told(Cancel("a", "enough")).value.status == "cancelled"
+
+
+def test_segments_behind_the_snapshots_become_history_by_themselves(store: MemoryStore):
+    """And are gone from the journal, which therefore stays short."""
+    world = World(store)
+    world.wait("a")
+    world.grow(10)
+
+    manifest = newest_manifest(store, 0)
+    assert manifest.covered > 20
+    assert len(store.list("journal/0000/")) < 20
+    assert world.driver.engine.compacted == manifest.covered
+    view: RunView = world.asked(GetRun("a"))
+    assert view.segments == () or min(view.segments) > 0
