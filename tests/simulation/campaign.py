@@ -14,7 +14,7 @@ import msgspec
 
 from tests.simulation.history import History, Told
 
-BATCH = 8
+BATCH = 4
 """Seeds that a process plays before it tells what came of them."""
 
 
