@@ -60,7 +60,17 @@ def _started(event: Event) -> str:
 def _succeeded(event: Event) -> str:
     name = f" {event['name']}" if event.get("name") and event["name"] != event["node"] else ""
     human = " (a human says so)" if event.get("resolved_by") else ""
-    return f"succeeded{name} in {event.get('duration_s', 0):.2f} s{_cost(event)}{human}{_outputs(event)}"
+    files = "".join(f", file {made['name']}" for made in event.get("artifacts", ()))
+    took = f"{event.get('duration_s', 0):.2f} s"
+    return f"succeeded{name} in {took}{_cost(event)}{files}{human}{_outputs(event)}"
+
+
+def _remembered(event: Event) -> str:
+    return f"remembers version {event['version']}{_outputs(event)}"
+
+
+def _forgot(event: Event) -> str:
+    return f"forgets {', '.join(event.get('outputs', ()))}, version {event['version']}"
 
 
 def _failed(event: Event) -> str:
@@ -140,6 +150,8 @@ _TOLD = {
     "RetryScheduled": _retry,
     "LateOutcome": _late,
     "CostCorrected": _corrected,
+    "MemoryWritten": _remembered,
+    "MemoryDeleted": _forgot,
     "NodeSucceeded": _node_succeeded,
     "NodeFailed": _node_failed,
     "ApprovalRequested": _asked,

@@ -236,4 +236,9 @@ def _content(content: StepContent) -> dict[str, Json]:
         found["chosen"] = list(content.chosen)
     if content.form:
         found["form"] = msgspec.json.decode(content.form)
+    if content.artifacts:
+        found["artifacts"] = [
+            {"name": made.name, "media_type": made.media_type, "size_bytes": made.size, "sha256": made.digest}
+            for made in content.artifacts
+        ]
     return found

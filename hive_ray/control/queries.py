@@ -208,6 +208,10 @@ class GetMemory(msgspec.Struct, frozen=True, tag=True):
     owner: str
     key: str
 
+    def runs(self, engine: Engine) -> list[str]:
+        """A run's own memory is in it."""
+        return [self.owner] if self.scope == "run" else []
+
     def look(self, engine: Engine) -> Answer:
         shelf = engine.find_shelf(self.scope, self.owner)
         if isinstance(shelf, Refused):
@@ -226,6 +230,10 @@ class ListMemory(msgspec.Struct, frozen=True, tag=True):
     prefix: str = ""
     after: str = ""
     limit: int = PAGE
+
+    def runs(self, engine: Engine) -> list[str]:
+        """A run's own memory is in it."""
+        return [self.owner] if self.scope == "run" else []
 
     def look(self, engine: Engine) -> Answer:
         shelf = engine.find_shelf(self.scope, self.owner)
@@ -264,9 +272,12 @@ Request = Command | Query | WatchRun
 decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
 
 
+_OF_RUNS = (GetRun, GetState, ListApprovals, GetMemory, ListMemory)
+
+
 def runs_of(query: Query, engine: Engine) -> list[str]:
     """The runs that must be in memory to answer a query."""
-    return query.runs(engine) if isinstance(query, GetRun | GetState | ListApprovals) else []
+    return query.runs(engine) if isinstance(query, _OF_RUNS) else []
 
 
 def worker_is_gone(worker: Worker) -> bool:

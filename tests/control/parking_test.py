@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from hive_ray.control import snapshotting
-from hive_ray.control.queries import GetRun, ListApprovals, ListRuns, runs_of
+from hive_ray.control.queries import GetMemory, GetRun, ListApprovals, ListMemory, ListRuns, runs_of
 from hive_ray.control.views import RunView
-from hive_ray.core.commands import Cancel, Pause, Resolve, Resume
+from hive_ray.core.commands import Cancel, Pause, PutMemory, Resolve, Resume
 from hive_ray.core.messages import Lease, Outcome, StepContent
 from hive_ray.core.run import encode_run
+from hive_ray.core.values import inline
 from hive_ray.errors import StoreError
 from hive_ray.state.history import newest_manifest
 from hive_ray.state.memory_store import MemoryStore, forget_memory
@@ -117,6 +118,22 @@ def test_a_run_that_waits_leaves_memory_and_comes_back_for_its_answer(store: Mem
     assert world.driver.engine.runs["a"].status == "succeeded"
     assert world.parked == {"b"}
     assert len(before) > 100
+
+
+def test_the_memory_of_a_parked_run_is_written_and_read(store: MemoryStore):
+    """Both wait until the run is back."""
+    world = World(store)
+    world.wait("a")
+    world.rest()
+    assert world.parked == {"a"}
+    written = world.told(PutMemory("run", "a", "n", inline(1)))
+    world.rest()
+    assert world.parked == {"a"}
+
+    assert written.value.version == 1
+    assert world.asked(GetMemory("run", "a", "n")).value == inline(1)
+    world.rest()
+    assert [view.key for view in world.asked(ListMemory("run", "a"))] == ["n"]
 
 
 def test_what_is_loaded_is_what_left(store: MemoryStore):

@@ -132,6 +132,15 @@ def test_no_name_leads_anywhere_else(run: Run, http: httpx2.Client, name: str):
     assert answer.status_code == 404 and answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_the_events_of_a_run_tell_what_it_left(run: Run):
+    """Files with the success that made them, memory behind it."""
+    events = {event["kind"]: event for event in run.events() if event["node"] in ("gather", "")}
+
+    assert [made["name"] for made in events["StepSucceeded"]["artifacts"]] == ["notes.txt", NAME]
+    assert events["MemoryWritten"]["outputs"] == {"size": SIZE}
+    assert (events["MemoryWritten"]["scope"], events["MemoryWritten"]["version"]) == ("run", 1)
+
+
 def test_a_run_that_is_not_there_has_none(http: httpx2.Client):
     """404 with the run's id."""
     assert http.get("/v1/runs/nobody/artifacts").status_code == 404
