@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.s3 --server moto|ceph --delay-ms 50 --json`` starts an S3 server on this machine and a
 proxy before it that adds the delay to every request, and runs the load of ``benchmarks.throughput`` on
-it. Ceph needs the packages of ``make ceph-packages``. Requests are counted by the proxy from the start of the
-controller to its end, but for those by which the measurement itself reads the journal afterwards.
+it. Ceph needs the packages of ``make ceph-packages``. Requests are counted by the proxy from the first of
+the measured runs to the end of the controller, but for those by which the measurement reads the journal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.servers.s3 import S3Server, s3_server, state_section
 from tests.servers.s3_proxy import S3Proxy
 
 USD_PER_1000 = {"PUT": 0.005, "POST": 0.005, "GET": 0.0004, "HEAD": 0.0004, "DELETE": 0.0}
-"""S3 Standard's list price in us-east-1; a listing is priced as a PUT."""
+"""S3 Standard's list price in us-east-1; a listing is priced as a PUT, and deleting is free."""
 
 SEGMENTS = "/journal/0000/"
 """A fresh journal's segments are written by the controller and read by the measurement only."""
@@ -35,7 +35,10 @@ def cost_usd(requests: Counter[str]) -> float:
 
 
 def kind(method: str, path: str) -> str:
-    return "LIST" if method == "GET" and "list-type=" in path else method
+    """As the price list has it: a listing is not a read, and several objects are deleted by a POST."""
+    if method == "GET" and "list-type=" in path:
+        return "LIST"
+    return "DELETE" if method == "POST" and path.endswith("?delete") else method
 
 
 async def repeat(server: S3Server, number: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -43,7 +46,9 @@ async def repeat(server: S3Server, number: int, options: argparse.Namespace, fol
     bucket = server.create_bucket(f"bench{number}")
     load = Load(options.in_flight, options.runs, options.steps, options.in_flight, options.workers)
     with S3Proxy(server.url, options.delay_ms / 1000) as proxy:
-        result = await measure(load, state_section(server, bucket, folder, proxy.endpoint))
+        result = await measure(
+            load, state_section(server, bucket, folder, proxy.endpoint), proxy.requests.clear
+        )
         segments = Counter(method for method, path in proxy.requests if SEGMENTS in path)
         requests = Counter(kind(*request) for request in proxy.requests)
         requests["GET"] -= segments["GET"]

@@ -15,7 +15,7 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.cluster import Cluster, chain, cluster, ray_session
@@ -58,14 +58,21 @@ class Load(NamedTuple):
     workers: int
 
 
-async def measure(load: Load, state: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """One repeat on a fresh store: a temporary folder, or the one of a `state` section."""
+async def measure(
+    load: Load, state: Mapping[str, Any] | None = None, on_warm: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """One repeat on a fresh store: a temporary folder, or the one of a `state` section.
+
+    Args:
+        on_warm: called when the first runs are through and the measured ones begin.
+    """
     in_flight, runs, steps, slots, workers = load
     async with cluster(slots, workers, state) as running:
         graph = chain(steps)
         running.add_graph(graph)
         await wave(running, graph.version, 2)
         before = await running.standing()
+        on_warm()
         started = time.perf_counter()
         for begun in range(0, runs, in_flight):
             await wave(running, graph.version, min(in_flight, runs - begun))
