@@ -173,6 +173,7 @@ class Shell:
         self._held: deque[Held] = deque()
         self._actions: list[Action] = []
         self._timers = Timers()
+        self._to_arm: dict[str, None] = {}
         self._watchers = Watchers()
         self._runs_in_flight: list[str] = []
         self._now = Moment(0)
@@ -483,6 +484,7 @@ class Shell:
     def tick(self, clock: Clock) -> None:
         """Fire what is due, answer polls that waited long enough, give up on absent workers."""
         now = self._at(clock)
+        self._arm_noted()
         for backoff in self._timers.due_backoffs(clock.mono_us, DUE_AT_ONCE):
             self.engine.fire_backoff(backoff.run, backoff.serial, backoff.call, now)
         for deadline in self._timers.due_deadlines(clock.wall_us, DUE_AT_ONCE):
@@ -566,13 +568,17 @@ class Shell:
                     self._timers.add_backoff(Backoff(due, run.id, visit.serial, step.call))
 
     def rearm(self, run_id: str) -> None:
-        """Note when the next thing in a run is due by the wall clock."""
-        run = self.engine.runs.get(run_id)
-        if run is None or run.terminal:
-            return
-        due = due_us(run)
-        if due:
-            self._timers.add_deadline(Deadline(due, run_id))
+        """Note at the next tick when the next thing in a run is due by the wall clock."""
+        self._to_arm[run_id] = None
+
+    def _arm_noted(self) -> None:
+        """Once for all that a decision changed: a run that begins with a wait gets one timer, not two."""
+        noted, self._to_arm = self._to_arm, {}
+        for run_id in noted:
+            run = self.engine.runs.get(run_id)
+            due = due_us(run) if run is not None else 0
+            if due:
+                self._timers.add_deadline(Deadline(due, run_id))
 
     def rearm_family(self, run_id: str) -> None:
         """Also for its ancestors, whose own deadlines stand still while a child waits."""
