@@ -145,7 +145,7 @@ def _check_target(target: Store, state: lineage.Lineage) -> None:
     head = None if lineage.ANCHOR in found else read_head(target)
     if head is None:
         raise Conflict(f"{target.url} is not empty and no backup (it holds {found[0]}): name an empty place")
-    if head.url != state.identity.url or head.lineage not in _lives(state):
+    if head.url != state.identity.url or head.lineage not in ("", *_lives(state)):
         raise Conflict(f"{target.url} is a backup of another state, {head.url}: name another place")
 
 

@@ -141,8 +141,12 @@ def adopt(store: Store, environment: str, now_us: int) -> Lineage:
 
 
 def unanchored(store: Store, environment: str, now_us: int) -> Lineage:
-    """A lineage for the copy of a state that has none: it opens nowhere for work until it is adopted."""
-    return Lineage(_identity(store, environment, now_us), secrets.token_hex(16))
+    """A lineage for the copy of a state that has none: it opens nowhere for work until it is adopted.
+
+    Its id is empty: nothing tells the state from others but its place.
+    """
+    nobody = msgspec.structs.replace(_identity(store, environment, now_us), id="")
+    return Lineage(nobody, secrets.token_hex(16))
 
 
 def _create(store: Store, environment: str, now_us: int) -> Lineage:

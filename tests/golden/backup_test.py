@@ -100,8 +100,10 @@ def test_a_backup_of_a_state_without_a_lineage_is_read_only_too(tmp_path: Path, 
     old = real_state(tmp_path)
 
     _backed_up(old, target)
+    again = _backed_up(old, target)
 
     assert LINEAGE not in old.list("")
+    assert again.objects == 1
     with pytest.raises(StateRefused, match="restored from a backup"):
         open_for_work(target, "local", 1)
 
