@@ -76,6 +76,11 @@ class Limits(msgspec.Struct, frozen=True):
     live_runs: int = 50_000
     heartbeat_us: int = 5_000_000
 
+    @property
+    def wait_us(self) -> int:
+        """How long a call may wait for news: an answer that takes as long as the grace gives no leases."""
+        return min(self.poll_us, self.attach_grace_us // 2)
+
 
 class Clock(NamedTuple):
     """The time that an input brings with it."""
@@ -257,7 +262,9 @@ class Shell:
         session.missing = missing
         session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
         acknowledged = tuple(outcome.key for outcome in request.outcomes)
-        reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, self.limits.poll_us / 1e6)
+        patience_s = self.limits.attach_grace_us / 1e6
+        poll_s = self.limits.wait_us / 1e6
+        reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, poll_s, patience_s)
         self._hold(call, reply)
 
     def _new_session(self, worker: str) -> Session:
@@ -552,7 +559,7 @@ class Shell:
             self._attach_by_us[session.worker] = mono_us + self.limits.attach_grace_us
 
     def _answer_old_polls(self, mono_us: int) -> None:
-        old = mono_us - self.limits.poll_us
+        old = mono_us - self.limits.wait_us
         for session in self.sessions.values():
             if session.waiting is not None and session.waiting.since_us <= old:
                 self._cancel_waiting(session)

@@ -225,6 +225,8 @@ class AttachReply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     drop: tuple[tuple[str, int, int, int], ...] = ()
     """Attempts that nobody waits for: stop them if they can be stopped, report nothing."""
     poll_s: float = 10.0
+    patience_s: float = 0.0
+    """Leases in an answer that took longer may have been given to others meanwhile; 0: no such bound."""
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):

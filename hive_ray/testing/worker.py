@@ -97,6 +97,8 @@ class ScriptedWorker:
         self._calls: dict[str, Call | None] = {}
         """Calls under way: ``attach``, ``report`` or ``poll``."""
         self._epoch = self._n = self._seen = 0
+        self._sent_us: dict[int, int] = {}
+        self._patience_us = 0
         self._pause_us = RETRY_FIRST_US
 
     # --- its dealings with the controller
@@ -147,6 +149,7 @@ class ScriptedWorker:
             return
         self._epoch = reply.epoch
         self.session, self._n, self._seen = reply.session, 0, 0
+        self._sent_us, self._patience_us = {}, int(reply.patience_s * 1e6)
         self._pause_us = RETRY_FIRST_US
         self._forget(reply.acknowledged)
         for key in reply.drop:
@@ -167,6 +170,7 @@ class ScriptedWorker:
 
     def _exchange(self, what: str, outcomes: tuple[Outcome, ...]) -> None:
         self._n += 1
+        self._sent_us[self._n] = self._clock.mono_us
         self._call(what, ExchangeRequest(self.session, self._n, self._seen, outcomes), self._exchanged)
 
     def _exchanged(self, reply: ExchangeReply) -> None:
@@ -178,6 +182,11 @@ class ScriptedWorker:
         self._epoch = max(self._epoch, reply.epoch)
         self._forget(reply.acknowledged)
         self._stop(reply.cancel)
+        took_us = self._clock.mono_us - self._sent_us.pop(reply.n, 0)
+        if reply.leases and self._patience_us and took_us > self._patience_us:
+            self.session = ""
+            self._attach_later()
+            return
         for lease in reply.leases:
             if lease.epoch >= self._epoch and lease.key not in self.running:
                 self._begin(lease)

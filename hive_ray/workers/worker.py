@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -81,6 +82,9 @@ class Worker:
         self._session = ""
         self._n = 0
         self._seen = 0
+        self._sent: dict[int, float] = {}
+        """When the exchanges under way were sent, by n."""
+        self._patience_s = 0.0
 
     async def serve(self) -> None:
         """Work for ever; ends by cancellation only."""
@@ -107,6 +111,7 @@ class Worker:
             raise LinkLost(f"epoch {reply.epoch} is older than {self._epoch}")
         self._epoch = reply.epoch
         self._session, self._n, self._seen = reply.session, 0, 0
+        self._sent, self._patience_s = {}, reply.patience_s
         for key in reply.acknowledged:
             self._unacknowledged.pop(key, None)
         self._stop(reply.drop, report=False)
@@ -141,6 +146,7 @@ class Worker:
 
     def _send(self, link: Link, outcomes: tuple[Outcome, ...]) -> asyncio.Task[bytes]:
         self._n += 1
+        self._sent[self._n] = time.monotonic()
         try:
             data = encode(ExchangeRequest(self._session, self._n, self._seen, outcomes))
         except UNSENDABLE:
@@ -182,7 +188,11 @@ class Worker:
         for key in reply.acknowledged:
             self._unacknowledged.pop(key, None)
         self._stop(reply.cancel, report=True)
+        took_s = time.monotonic() - self._sent.pop(reply.n, 0.0)
         if reply.leases:
+            if self._patience_s and took_s > self._patience_s:
+                # Whoever answered may have been replaced, and its successor may have given this worker up.
+                raise LinkLost(f"leases came after {took_s:.0f} s, which is too late to begin")
             self._begin(reply)
             await self._linger()
 
