@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEVEL = 2
+"""From this feature level on: releases of before read events from segments only."""
+
 GRACE_US = 15 * 60 * 1_000_000
 """How long files stay that no manifest names any more: a query may take as long."""
 RETAIN_EVERY_US = 3600 * 1_000_000
@@ -63,6 +66,8 @@ class Keeper:
     def advance(self, shell: Shell) -> None:
         """Called every tick: begin the next piece of work, if one is due."""
         if self._busy or shell.mono_us < self._again_us:
+            return
+        if shell.engine.fleet.feature_level < LEVEL:
             return
         if self._behind:
             self._do(shell, "compact the journal", self._compact)

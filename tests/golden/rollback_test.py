@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hive_ray.core import features
-from hive_ray.core.commands import CorrectCost, Fork, RaiseLevel, Refused
+from hive_ray.core.commands import CorrectCost, Fork, RaiseLevel, Refused, Register
 from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent
 from hive_ray.core.run import status_of
@@ -115,6 +115,25 @@ def test_nothing_new_is_written_below_level_2(golden: Golden, old_code: Path):
     assert {key.partition("/")[0] for key in manifest.places} == {"run", "fleet"}
     folders = {name.partition("/")[0] for name in set(golden.store.list("")) - before}
     assert folders <= {"journal", "snapshots", "blobs", "graphs"}
+
+
+def test_nothing_is_compacted_below_level_2(golden: Golden, old_code: Path):
+    """The old release reads a run's events from its segments, and knows no other place for them."""
+    golden.live_on()
+    graph = golden.view(next(iter(golden.told))).graph_version
+    for number in range(2):
+        golden.snapshot()
+        golden.ask(Register(f"agent{number}", "default", graph))
+    segments = len(golden.store.list("journal/0000/"))
+    runs = _runs(golden)
+
+    keeping = Driver(golden.store, [], park_after_us=0, clock=golden.driver.clock)
+    for _ in range(20):
+        keeping.pass_time(1_000_000)
+
+    assert golden.store.list("history/") == golden.store.list("manifests/") == []
+    assert len(golden.store.list("journal/0000/")) >= segments
+    assert _runs_of(old_code, golden.store.url) == runs
 
 
 def test_a_lineage_does_not_keep_the_old_release_out(golden: Golden, old_code: Path):
