@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from hive_ray.control.standing import standing
-from hive_ray.core import features
+from hive_ray.core import features, fitting
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.longterm import is_item
@@ -177,6 +177,9 @@ def _check_fits(run: Run, graph: CompiledGraph | None) -> None:
     places = [visit.node for visit in run.visits.values()]
     if places and max(places) >= len(graph.nodes):
         raise Corrupt(name, f"has {len(graph.nodes)} nodes, and run {run.id} stands at node {max(places)}")
+    wrong = "" if run.terminal else fitting.strays(graph, run)
+    if wrong:
+        raise Corrupt(name, f"run {run.id} is not of this graph: it {wrong}")
 
 
 def load_graph(blobs: Blobs, version: str) -> CompiledGraph:

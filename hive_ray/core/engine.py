@@ -310,6 +310,9 @@ class Engine:
 
     def fork(self, command: Fork, now: Moment) -> Run | Refused:
         """Begin a run with the state of another; one that is resumed has one successor."""
+        refused = features.needs(forking.FEATURE_LEVEL, self.fleet.feature_level, "forking a run")
+        if refused is not None:
+            return refused
         known = self._known(command)
         if known is not None:
             return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hive_ray.core import events as ev
+from hive_ray.core.messages import StepKind
 from hive_ray.core.routing import first_step
 from hive_ray.core.run import Run
 from hive_ray.graph.compiled import CompiledGraph
@@ -75,3 +76,18 @@ def _left(graph: CompiledGraph, run: Run | None, event: ev.NodeSucceeded | ev.No
         if event.node_id in ("", node.id)
         else f"ends {event.node_id}; visit {event.serial} is at {node.id}"
     )
+
+
+def strays(graph: CompiledGraph, run: Run) -> str:
+    """What in a run's state cannot be in its graph; empty if it fits."""
+    for visit in run.visits.values():
+        if not 0 <= visit.node < len(graph.nodes):
+            return f"is at node {visit.node}; the graph has {len(graph.nodes)} nodes"
+        kinds = {step.kind for step in visit.steps.values()} - {StepKind.DECIDE, StepKind.COLLECT}
+        node = graph.nodes[visit.node]
+        if kinds and visit.loop is None and {first_step(node, paused=True)[0]} != kinds:
+            return f"runs a {'/'.join(sorted(kinds))} step at node {node.id}, which has none"
+    for token in run.tokens:
+        if not 0 <= token.edge < len(graph.edges) or graph.edges[token.edge].target != token.target:
+            return f"has taken edge {token.edge} to node {token.target}, which the graph does not have"
+    return ""

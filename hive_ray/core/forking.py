@@ -24,6 +24,8 @@ from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
 Told = tuple[int, int, ev.Event, StepContent]
 """(seq, time, event, content): one of a run's own events, as the journal tells it."""
 
+FEATURE_LEVEL = 2
+"""The state's level from which on ``RunForked`` may be written: release 0.1.0 does not know it."""
 MOST_BYTES = 2 * 1024 * 1024
 """A cut larger than this is refused: it has to fit into a segment beside others."""
 

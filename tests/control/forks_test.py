@@ -14,7 +14,7 @@ from hive_ray.core import forking
 from hive_ray.core.commands import Fork, Submit
 from hive_ray.core.messages import Lease, Outcome, StepContent, encode
 from hive_ray.core.run import Run, decode_run, encode_run
-from hive_ray.errors import NotFound
+from hive_ray.errors import Corrupt, NotFound
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.memory_store import MemoryStore, forget_memory
@@ -162,3 +162,14 @@ def test_a_graph_that_is_not_the_runs_is_detected(store: MemoryStore, monkeypatc
 
     assert "does not fit its graph" in verdict.misfit
     assert "(EdgesTaken) of run r" in verdict.misfit
+
+
+def test_a_controller_does_not_start_on_runs_that_are_not_of_their_graphs(store: MemoryStore):
+    """The graph and the run are named; nothing but the claim of the epoch is written."""
+    driver = Driver(store, [GRAPH])
+    driver.command(Submit("r", "q", "team", "agent", GRAPH.version, content(list=[1, 2])))
+    other = graph([human("h", "approved"), node("b")], [edge("h", "b")])
+    store.delete(f"graphs/{GRAPH.version}")
+
+    with pytest.raises(Corrupt, match="run r is not of this graph: it runs a function step at node h"):
+        Driver(store, [other])

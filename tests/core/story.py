@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from hive_ray.core import forking
+from hive_ray.core import features, forking
 from hive_ray.core.commands import (
     Cancel,
     Command,
@@ -65,6 +65,7 @@ class Story:
 
     def __init__(self, *graphs: CompiledGraph, slots: int = 16) -> None:
         self.engine = Engine(Facts())
+        self.engine.fleet.feature_level = features.LATEST
         self.engine.sink = self._record
         self.observer = Observer(self.engine)
         self.graphs = graphs
