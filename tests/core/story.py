@@ -65,7 +65,6 @@ class Story:
 
     def __init__(self, *graphs: CompiledGraph, slots: int = 16) -> None:
         self.engine = Engine(Facts())
-        self.engine.fleet.feature_level = features.LATEST
         self.engine.sink = self._record
         self.observer = Observer(self.engine)
         self.graphs = graphs
@@ -149,6 +148,8 @@ class Story:
     ) -> Run | Refused:
         if isinstance(cut, Refused):
             return cut
+        if fields.pop("upgraded", True):
+            self.engine.command(RaiseLevel(features.LATEST), self.now)
         changed = content(**(given or {}))
         forking.change(cut.state, changed.outputs, changed.facts)
         origin = cut.origin(parent, fields.pop("resumes", False))
