@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hive_ray.core import features, forking
+from hive_ray.core import forking
 from hive_ray.core.commands import Cancel, Pause, Refused, Resume
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Lease, StepContent
@@ -532,11 +532,10 @@ def test_a_cut_that_is_too_large_is_refused():
 def test_a_state_of_the_first_release_holds_no_forks_until_it_is_raised():
     """That release could not open it any more; runs that are there go on."""
     story = Story(chain(node("a"), node("b")))
-    story.engine.fleet.feature_level = features.FIRST
     story.submit()
     story.run_to_end("a")
 
-    refused = story.fork("b")
+    refused = story.fork("b", upgraded=False)
     story.run_to_end("b")
 
     assert isinstance(refused, Refused)

@@ -12,6 +12,7 @@ from hive_ray.core.commands import (
     Command,
     Fork,
     Moment,
+    RaiseLevel,
     Refused,
     Resolve,
     Signal,
