@@ -38,8 +38,9 @@ class Checker:
             if run is not None:
                 self._look_at(run)
                 root = _root(engine, run)
-                roots[root.id] = None
-                self._members.setdefault(root.id, {})[run_id] = None
+                if root is not None:
+                    roots[root.id] = None
+                    self._members.setdefault(root.id, {})[run_id] = None
         for root_id in roots:
             self._sum_up(root_id)
         self._check_leases()
@@ -90,7 +91,7 @@ class Checker:
             held, waits = self._held[root_id], self._waits[root_id]
         else:
             held = sum(self._held[member] for member in members)
-            waits = sum(self._waits[member] for member in members)
+            waits = sum(self._waits[member] for member in members if member in self._engine.runs)
         assert root.reserved_nanousd == held, f"{root_id}: {root.reserved_nanousd} reserved, {held} held"
         assert root.waits == waits, f"{root_id} counts {root.waits} waits, {waits} are open"
         if root.budget_nanousd >= 0:
@@ -105,10 +106,12 @@ class Checker:
         assert given == self._leases, f"{given} leases are with workers, {self._leases} in runs"
 
 
-def _root(engine: Engine, run: Run) -> Run:
-    while run.parent:
-        run = engine.runs[run.parent]
-    return run
+def _root(engine: Engine, run: Run) -> Run | None:
+    """None if it is parked: then its family has ended."""
+    found: Run | None = run
+    while found is not None and found.parent:
+        found = engine.runs.get(found.parent)
+    return found
 
 
 __all__ = ["WHOLE_EVERY", "Checker", "fleet"]

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hive_ray.control import queries
+from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
-from hive_ray.control.recovery import load_graph, may_take, recover
+from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Refused, Register, Submit
-from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft, Event
 from hive_ray.core.messages import AttachRequest, ExchangeRequest
 from hive_ray.errors import Corrupt, StoreError, Unavailable
@@ -24,6 +25,7 @@ from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.journal import Committed, FencedBy, Journal, PendingWrite, Retry, write_pending
 from hive_ray.state.owner import Owner
+from hive_ray.state.retention import Retention
 from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
 from tests.simulation.checker import Checker
@@ -87,7 +89,7 @@ class Controller:
         """Until it succeeds; a damaged object stops it."""
         try:
             self.busy += 1
-            engine, journal, snapshots = self._recover_once()
+            found = self._recover_once()
         except Corrupt as error:
             self.corrupt = error
             self.world.found_corrupt(self, error)
@@ -100,20 +102,28 @@ class Controller:
             return
         finally:
             self.busy -= 1
-        self._begin(engine, journal, snapshots)
+        self._begin(found)
 
-    def _recover_once(self) -> tuple[Engine, Journal, Snapshotter]:
+    def _recover_once(self) -> Recovered:
         clock = self.world.clock
         journal = Journal(self._store, 0)
         may_take(journal, self.owner, clock.wall_us, 20.0, self.take_over)
-        found = recover(
-            self._store, self._blobs, PlainCodec(), Facts(), 0, self.owner, clock.wall_us, self._nonce
+        return recover(
+            self._store,
+            self._blobs,
+            PlainCodec(),
+            Facts(),
+            0,
+            self.owner,
+            clock.wall_us,
+            self._nonce,
+            parks=self.world.plan.parks,
         )
-        return found.engine, found.journal, Snapshotter(self._store, 0, found.manifest)
 
-    def _begin(self, engine: Engine, journal: Journal, snapshots: Snapshotter) -> None:
+    def _begin(self, found: Recovered) -> None:
         world = self.world
-        shell = Shell(engine, journal, PlainCodec(), world.limits, snapshots)
+        engine = found.engine
+        shell = self._shell_of(found)
         self.shell = shell
         self.durable_seq = engine.seq
         self.epoch = engine.fleet.epoch
@@ -122,6 +132,16 @@ class Controller:
         world.recovered(self, engine)
         shell.begin(self._clock())
         self._tick()
+
+    def _shell_of(self, found: Recovered) -> Shell:
+        """With all its upkeep, or with snapshots alone."""
+        world = self.world
+        if world.plan.parks:
+            parts = StateParts(self._store, self._blobs, PlainCodec())
+            upkeep = Upkeep(world.plan.park_after_us, Retention(world.plan.retention_days))
+            return shell_of(found, parts, world.limits, upkeep)
+        snapshots = Snapshotter(self._store, 0, found.manifest)
+        return Shell(found.engine, found.journal, PlainCodec(), world.limits, snapshots)
 
     def _record(self, seq: int, drafted: Draft) -> None:
         event = drafted.event
@@ -293,10 +313,12 @@ class Controller:
                 shell.attach(number, request, clock)
             case ExchangeRequest():
                 shell.exchange(number, request, clock)
-            case ("watch", run, seq, until_end):
-                shell.watch(number, run, seq, until_end, clock)
-            case ("query", query):
-                shell.query(number, query.look, clock)
+            case queries.WatchRun(run, after_seq, until_end):
+                shell.watch(number, run, after_seq, until_end, clock)
+            case queries.ListRuns():
+                shell.list_runs(number, request, clock)
+            case _ if isinstance(request, queries.QUERIES):
+                shell.query(number, request.look, clock, queries.runs_of(request, shell.engine))
             case _:
                 shell.command(number, request, clock)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hive_ray.control.queries import ListApprovals
+from hive_ray.control.queries import (
+    GetAgent,
+    GetRun,
+    ListAgents,
+    ListApprovals,
+    ListRuns,
+    ListWorkers,
+    WatchRun,
+)
 from hive_ray.control.views import Answer, RunView, WaitView
-from hive_ray.core.commands import Cancel, Complete, Pause, Resolve, Resume, Signal, Submit
+from hive_ray.core.commands import Cancel, Complete, Pause, Register, Resolve, Resume, Signal, Submit
 from hive_ray.core.messages import StepContent
 from tests.core.story import content, values
 from tests.simulation.world import World
@@ -93,7 +100,7 @@ class User:
     def watch(self, after_seq: int = 0) -> None:
         """Mostly for the end; now and then for any news."""
         until_end = self.world.chance.random() < 0.8
-        self.world.ask(("watch", self.run, after_seq, until_end), self._seen, self._watch_again)
+        self.world.ask(WatchRun(self.run, after_seq, until_end), self._seen, self._watch_again)
 
     def _watch_again(self) -> None:
         self.world.clock.after(200_000, self.watch)
@@ -122,7 +129,7 @@ class People:
     def _look(self) -> None:
         ledger = self.world.ledger
         if self.helpful and len(ledger.questions) > len(ledger.answers):
-            self.world.ask(("query", ListApprovals()), self._found, _nothing)
+            self.world.ask(ListApprovals(), self._found, _nothing)
         self.world.clock.after(60_000, self._look)
 
     def _found(self, answer: Answer) -> None:
@@ -196,12 +203,38 @@ class Operators:
         world.clock.after(int(world.plan.every_us * world.chance.random()), self._act)
 
 
+class Onlooker:
+    """A console that asks for everything, all the time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._look()
+
+    def _look(self) -> None:
+        world = self.world
+        if world.calm:
+            return
+        chance = int(world.chance.random() * 64)
+        known = list(world.ledger.runs)
+        run = known[chance % len(known)] if known else "none"
+        query = (
+            GetRun(run),
+            WatchRun(run),
+            ListRuns(limit=1 + chance % 7, status=("", "waiting", "succeeded,failed")[chance % 3]),
+            ListRuns("team", before=run, limit=2, children=True),
+            ListApprovals("team", run),
+            ListWorkers(),
+            ListAgents("team"),
+            GetAgent("team", "a0"),
+            Register("a0", "team", world.graphs[0]),
+        )[chance % 9]
+        world.ask(query, _nothing_to_say, _nothing)
+        world.clock.after(50_000 + chance * 20_000, self._look)
+
+
 def _nothing() -> None:
     """Nobody minds that no answer came."""
 
 
 def _nothing_to_say(answer: Answer) -> None:
     """Nobody minds what the answer is: others may have been faster."""
-
-
-Happens = Callable[[], None]

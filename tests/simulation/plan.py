@@ -53,6 +53,11 @@ class Plan(NamedTuple):
     """Somebody answers questions; else their deadlines do."""
     snapshot_segments: int
     """Segments between two snapshots."""
+    parks: bool
+    """Runs that wait or have ended leave memory, and old segments become history."""
+    park_after_us: int
+    retention_days: int
+    """Of the history; 0: for ever."""
 
     def has(self, kind: str) -> bool:
         return kind in self.kinds
@@ -73,4 +78,7 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         chance.random() < 0.2,
         chance.random() < 0.7,
         4 + int(chance.random() ** 2 * 120),
+        chance.random() < 0.7,
+        int(chance.random() ** 2 * 3_000_000),
+        1 if chance.random() < 0.2 else 0,
     )

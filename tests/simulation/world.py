@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from hive_ray.control import snapshotting
+from hive_ray.control.queries import WatchRun
 from hive_ray.control.shell import Limits
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.engine import Engine
@@ -183,14 +184,26 @@ class World:
         assert not self.damaged, f"recovered over damaged objects: {list(self.damaged)}"
         ledger = self.ledger
         assert engine.seq == ledger.seq, f"recovered to {engine.seq}, durable is {ledger.seq}"
-        for run_id in self.acknowledged_runs:
-            assert run_id in engine.runs, f"{run_id} was acknowledged and is gone"
         for run_id in ledger.runs:
-            run = engine.runs[run_id]
-            assert run.terminal == (run_id in ledger.ended), f"{run_id} is {run.status} after recovery"
+            self._check_known(engine, run_id)
         held = {key for worker in engine.fleet.workers.values() for key in worker.leases}
         open_now = {key for key, attempt in ledger.attempts.items() if attempt.open}
         assert held == open_now, f"leases after recovery: {held ^ open_now}"
+
+    def _check_known(self, engine: Engine, run_id: str) -> None:
+        """In memory or parked, as live as it was; ended ones may be in the history alone."""
+        ended = run_id in self.ledger.ended
+        run, row = engine.runs.get(run_id), engine.parked.get(run_id)
+        if run is not None:
+            assert run.terminal == ended, f"{run_id} is {run.status} after recovery"
+        elif row is not None:
+            assert row.ended == ended, f"{run_id} is parked as {row.kind.status}"
+        else:
+            assert ended and self.plan.parks, f"{run_id} is gone after recovery"
+
+    def may_be_gone(self, run: str) -> bool:
+        """Nobody knows it, or it has ended and the history of its day was dropped."""
+        return run not in self.ledger.runs or (bool(self.plan.retention_days) and run in self.ledger.ended)
 
     def leaves(self, controller: Controller, request: object, payload: object) -> None:
         """An answer leaves a controller: what it says must be durable."""
@@ -207,9 +220,10 @@ class World:
             # An old controller that has not found out yet may show what was; never what will not be.
             seq = payload.value.seq
             assert seq <= controller.durable_seq, f"shown as of {seq}, durable is {controller.durable_seq}"
-        elif isinstance(payload, Answer) and payload.refused is not None and isinstance(request, tuple):
+        elif isinstance(payload, Answer) and payload.refused is not None and isinstance(request, WatchRun):
             old = controller.epoch < self.newest_epoch
-            assert old or request[1] not in self.ledger.runs, f"{request[1]}: {payload.refused}"
+            transient = payload.refused.problem in ("unavailable", "overloaded")
+            assert old or transient or self.may_be_gone(request.run), f"{request.run}: {payload.refused}"
 
     # --- workers
 
