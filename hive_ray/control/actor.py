@@ -114,6 +114,9 @@ class ControllerImpl:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         journal = Journal(self._store, self._partition)
         may_take(journal, owner, now_us, self._settings.lease.stale_s, self._take_over and not again)
+        # Nothing of what recovery makes is garbage, and looking for it costs as much as making it.
+        gc.collect()
+        gc.disable()
         return recover(
             self._store,
             self._blobs,
@@ -127,9 +130,9 @@ class ControllerImpl:
         )
 
     def _begin(self, recovered: Recovered) -> None:
-        gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
         state = StateParts(self._store, self._blobs, self._codec, self._partition)
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)

@@ -14,8 +14,6 @@ from io import BytesIO
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hive_ray.errors import Corrupt
 from hive_ray.state.event_rows import EventRow
@@ -24,7 +22,6 @@ from hive_ray.state.segments import Row
 
 GROUP_ROWS = 8_192
 
-_compute: Any = pc
 _USD = pa.decimal128(18, 9)
 _TIME = pa.timestamp("us", "UTC")
 
@@ -150,6 +147,7 @@ def runs_table(rows: Sequence[RunRow]) -> Any:
 
 def encode_file(name: str, kind: Any, date: str, team: str, table: Any) -> tuple[HistoryFile, bytes]:
     """Sort a table and make its file."""
+    pq = _parquet()
     ordered = table.sort_by([(key, "ascending") for key in _KEYS[kind]])
     sink = BytesIO()
     columns: Any = ordered.schema.names
@@ -174,6 +172,7 @@ def encode_file(name: str, kind: Any, date: str, team: str, table: Any) -> tuple
 
 def read_columns(file: HistoryFile, data: Any, columns: Sequence[str] | None = None) -> Any:
     """Read whole columns of a file; raises ``Corrupt``."""
+    pq = _parquet()
     try:
         return pq.ParquetFile(_source(data)).read(columns=cast(Any, columns), use_threads=False)
     except pa.ArrowException as error:
@@ -182,6 +181,10 @@ def read_columns(file: HistoryFile, data: Any, columns: Sequence[str] | None = N
 
 def read_runs(file: HistoryFile, data: Any, runs: Iterable[str], columns: Sequence[str]) -> Any:
     """The rows of some runs, reading only the row groups that may hold them; raises ``Corrupt``."""
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
+    pq = _parquet()
     wanted = sorted(runs)
     try:
         opened = pq.ParquetFile(_source(data))
@@ -193,7 +196,7 @@ def read_runs(file: HistoryFile, data: Any, runs: Iterable[str], columns: Sequen
         table = opened.read_row_groups(groups, columns=list(columns), use_threads=False)
     except pa.ArrowException as error:
         raise Corrupt(file.name, f"no Parquet file of a history ({error})") from error
-    return table.filter(_compute.is_in(table.column("run_id"), pa.array(wanted, pa.string())))
+    return table.filter(compute.is_in(table.column("run_id"), pa.array(wanted, pa.string())))
 
 
 def newest_of_each(table: Any) -> Any:
@@ -215,6 +218,13 @@ def journal_rows(table: Any) -> list[Row]:
 
 
 JOURNAL_COLUMNS = ("seq", "time", "run_id", "kind", "body", "content")
+
+
+def _parquet() -> Any:
+    """Imported when it is first used: a controller that recovers must not wait for it."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet
 
 
 def _may_hold(group: Any, wanted: Sequence[str]) -> bool:
