@@ -24,6 +24,7 @@ from hive_ray import bulk
 from hive_ray.errors import (
     Conflict,
     Fault,
+    Forgotten,
     GraphError,
     HiveError,
     InputError,
@@ -138,6 +139,7 @@ class Run:
 
         Raises:
             RunFailed: it failed or was cancelled.
+            Forgotten: its content was given up.
             TimeoutError: it has not ended after ``timeout_s``.
         """
         outcome = self.outcome(timeout_s)
@@ -177,6 +179,14 @@ class Run:
 
     def cancel(self, reason: str = "") -> dict[str, Any]:
         return self._client.post(self._path("/cancel"), {"reason": reason})
+
+    def forget(self) -> dict[str, Any]:
+        """Give up all content of a run that has ended, for good; what it did and cost stays.
+
+        Raises:
+            Conflict: it has not ended, or another run goes on with its content.
+        """
+        return self._client.post(self._path("/forget"))
 
     def pause(self, reason: str = "") -> dict[str, Any]:
         """Start no further steps; what is under way ends."""
@@ -618,5 +628,6 @@ _ERRORS: dict[str, Callable[[str], HiveError]] = {
     "conflict": Conflict,
     "mismatch": Conflict,
     "stale": Conflict,
+    "forgotten": Forgotten,
     "unavailable": Unavailable,
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import (
@@ -163,12 +164,18 @@ class KeysSettings(Section):
     """Earlier keys, for reading. After `hive-ray keys rotate` nothing needs them any more."""
     old_vaults: tuple[VaultSettings, ...] = ()
     """Earlier keys in Vault, for reading."""
+    erase_within_s: NonNegativeFloat = 60.0
+    """Seconds after the end of a run at which the key of its conversation is erased at latest."""
 
     @model_validator(mode="after")
     def _one_key(self) -> KeysSettings:
         if self.key is not None and self.vault is not None:
             _refuse("key and vault at a time", "keep one; the earlier one goes to old_keys or old_vaults")
         return self
+
+    def secret_references(self) -> list[SecretRef]:
+        """Every reference in this section."""
+        return list(_references(self))
 
 
 class RetentionSettings(Section):
@@ -454,6 +461,14 @@ class Settings(Section):
         if name and models is not None and name not in models:
             _refuse(f"no model {name!r}", f"one of models: {', '.join(models) or 'none is configured'}")
         return name
+
+    def own_key_file(self) -> Path | None:
+        """Where a state in a folder has its key unless another is configured: beside the folder."""
+        parts = urlsplit(self.state.url)
+        if parts.scheme != "file" or self.keys.key is not None or self.keys.vault is not None:
+            return None
+        folder = Path(unquote(parts.path))
+        return folder.parent / "keys" / f"{folder.name}.key"
 
     def secret_references(self) -> set[str]:
         """Every reference in use, as written (``env:NAME``, ``file:/absolute/path``)."""

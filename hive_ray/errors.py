@@ -8,6 +8,7 @@
     │   ├── SqlError            a query is refused, or is no SQL
     │   ├── NotFound            no run, approval, agent or pool of that name
     │   ├── Conflict            the request contradicts what is already decided
+    │   ├── Forgotten           the content that was asked for was given up
     │   └── KeysRefused         the configured keys do not open this state
     ├── Overloaded              a queue is full; retry after ``retry_after_s``
     ├── Unavailable             a part is not ready (controller recovering, store away)
@@ -92,6 +93,10 @@ class NotFound(UserError):
 
 class Conflict(UserError):
     """The request contradicts a decision that already stands."""
+
+
+class Forgotten(UserError):
+    """The content that was asked for was given up, and its key erased."""
 
 
 class KeysRefused(UserError):

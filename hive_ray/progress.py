@@ -27,7 +27,8 @@ def line(event: Event) -> str:
         return ""
     clock = str(event["time"])[11:23]
     place = event["node"] or "run"
-    return f"{clock}  {place:<18} {text}"
+    erased = " [content erased]" if event.get("erased") else ""
+    return f"{clock}  {place:<18} {text}{erased}"
 
 
 def _submitted(event: Event) -> str:
@@ -133,6 +134,10 @@ def _run_cancelled(event: Event) -> str:
     return f"cancelled: {event.get('reason', '')}"
 
 
+def _forgotten(event: Event) -> str:
+    return "forgotten: its content is gone for good"
+
+
 def _returned(event: Event) -> str:
     return f"attempt {event['attempt']} never reached its worker: queued again"
 
@@ -161,6 +166,7 @@ _TOLD = {
     "RunSucceeded": _run_succeeded,
     "RunFailed": _run_failed,
     "RunCancelled": _run_cancelled,
+    "RunForgotten": _forgotten,
 }
 
 
@@ -206,6 +212,8 @@ def head(view: Mapping[str, Any]) -> Iterator[str]:
         yield f"begun     {what} run {came['run_id']} (event {came['seq']})"
     if view["resumed_as"]:
         yield f"resumed   as run {view['resumed_as']}"
+    if view["forgotten"]:
+        yield "forgotten its content is gone for good"
     if view["failure"]:
         failure = view["failure"]
         yield f"failure   {failure['kind']} at {failure['place']}: {failure['message']}"

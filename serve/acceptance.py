@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -38,11 +38,13 @@ class Acceptance:
 
     Args:
         blobs: where accepted graphs are kept under their hash.
+        key: tells the reference to the key that seals them.
     """
 
-    def __init__(self, settings: Settings, blobs: Blobs) -> None:
+    def __init__(self, settings: Settings, blobs: Blobs, key: Callable[[], Awaitable[bytes]]) -> None:
         self._settings = settings
         self._blobs = blobs
+        self._key = key
         self._by_source: OrderedDict[bytes, CompiledGraph] = OrderedDict()
         self._by_version: OrderedDict[str, CompiledGraph] = OrderedDict()
         self._environment: CompileEnvironment | None = None
@@ -62,7 +64,7 @@ class Acceptance:
         if known is not None:
             return known
         graph = await self._compiled(await asyncio.to_thread(parse_graph, data))
-        await asyncio.to_thread(self._store, graph)
+        await asyncio.to_thread(self._store, graph, await self._key())
         _keep(self._by_source, source, graph)
         _keep(self._by_version, graph.version, graph)
         return graph
@@ -99,10 +101,10 @@ class Acceptance:
             ]
             raise Problem(503, "unavailable", self._missing, faults, ASK_AGAIN_S) from error
 
-    def _store(self, graph: CompiledGraph) -> None:
+    def _store(self, graph: CompiledGraph, key: bytes) -> None:
         for nested in graph.subgraphs:
-            self._store(nested)
-        self._blobs.put_graph(graph.version, encode_graph(graph))
+            self._store(nested, key)
+        self._blobs.put_graph(graph.version, encode_graph(graph), key)
 
     async def environment(self) -> CompileEnvironment:
         """What exists on this installation; without MCP tools while a server does not start.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 import uuid
@@ -17,19 +16,22 @@ from hive_ray.control.queries import GetRun, Request
 from hive_ray.control.replaying import Forgiving
 from hive_ray.control.views import RunView
 from hive_ray.core.commands import Fork, Refused, Submit
+from hive_ray.core.keys import NO_KEY, conversation_key
 from hive_ray.core.messages import StepContent
+from hive_ray.core.routing import LOOPS
 from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.core.values import decode as decode_value
 from hive_ray.errors import Unavailable
 from hive_ray.graph.compiled import CompiledGraph, extract_facts
 from hive_ray.graph.json_bounds import not_finite
-from hive_ray.state.access import content_codec, open_blobs, open_state
+from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
 from hive_ray.state.blobs import BlobRef
 from hive_ray.state.run_events import RunEvents
 from serve.acceptance import Acceptance
 from serve.history import History
 from serve.link import Ask, Link
 from serve.problems import Problem, invalid, refused
+from serve.sealing import Sealing, plain_digest
 
 PARTITION_BITS = 12
 TEAM = "default"
@@ -46,13 +48,15 @@ class Backend:
 
     def __init__(self, settings: Settings, ask: Ask, standing: Callable[[], Awaitable[bytes]]) -> None:
         store = open_state(settings)
+        keyring = open_keyring(settings, store)
         self.settings = settings
         self.link = Link(ask)
         self.store = store
-        self.codec = content_codec(settings)
-        self.blobs = open_blobs(settings, store)
-        self.acceptance = Acceptance(settings, self.blobs)
-        self.history = History(store, content_codec(settings))
+        self.codec = content_codec(settings, keyring)
+        self.blobs = open_blobs(settings, store, keyring)
+        self.sealing = Sealing(keyring, self.standing)
+        self.acceptance = Acceptance(settings, self.blobs, self.sealing.state_key)
+        self.history = History(store, self.codec)
         self.run_events = RunEvents(store, Forgiving(self.codec), 0)
         self.requests: dict[tuple[str, int], int] = {}
         """Answers by method and status."""
@@ -111,17 +115,26 @@ class Backend:
     # --- values ----------------------------------------------------------------------------------
 
     async def content(
-        self, run_id: str, graph: CompiledGraph, values: Mapping[str, Any], message: str = ""
+        self,
+        run_id: str,
+        graph: CompiledGraph,
+        values: Mapping[str, Any],
+        message: str = "",
+        key: bytes = NO_KEY,
     ) -> StepContent:
-        """Values as a command carries them: large ones as blobs, written before the command leaves."""
-        outputs = {key: await self._value(run_id, value) for key, value in values.items()}
+        """Values as a command carries them: large ones as blobs, written before the command leaves.
+
+        Args:
+            key: reference to the key that seals them.
+        """
+        outputs = {name: await self._value(run_id, value, key) for name, value in values.items()}
         return StepContent(outputs=outputs, facts=extract_facts(graph, values), message=message)
 
-    async def _value(self, run_id: str, value: Any) -> Value:
+    async def _value(self, run_id: str, value: Any, key: bytes) -> Value:
         data = _encode(value)
         if len(data) <= INLINE_LIMIT_BYTES:
             return Value(data, "", len(data))
-        ref = await asyncio.to_thread(self.blobs.put, run_id, data)
+        ref = await asyncio.to_thread(self.blobs.put, run_id, data, key)
         return stored(value, ref.name, ref.size)
 
     async def loaded(self, values: Mapping[str, Value]) -> dict[str, Any]:
@@ -145,8 +158,16 @@ def new_run_id(partition: int = 0) -> str:
 
 
 def digest_of(body: Any) -> str:
-    """By which a repeated request is told from a different one."""
-    return hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest()
+    """By which a repeated request is told from a different one, without a secret."""
+    return plain_digest(msgspec.json.encode(body, order="sorted"))
+
+
+def answer_key(view: RunView, graph: CompiledGraph, reason: str, node: str = "") -> bytes:
+    """Reference to the key under which a person's answer lies: what is said in an agent loop goes with it."""
+    asked = {wait.node for wait in view.waits if wait.reason == reason and node in ("", wait.node)}
+    loops = [plan for plan in graph.nodes if plan.id in asked and plan.kind in LOOPS]
+    is_said = bool(loops) and not all(plan.record for plan in loops)
+    return conversation_key(view.content_key) if is_said else view.content_key
 
 
 def check_size(values: Mapping[str, Any], limit: int, place: str) -> None:

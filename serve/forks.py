@@ -13,15 +13,17 @@ from hive_ray.control.views import RunView
 from hive_ray.core import forking
 from hive_ray.core.commands import Fork, Refused
 from hive_ray.core.forking import Cut
+from hive_ray.core.keys import conversation_key
 from hive_ray.core.messages import StepContent
 from hive_ray.core.run import Run, encode_run
 from hive_ray.core.values import Value
-from hive_ray.errors import Conflict, Corrupt, ObjectMissing
+from hive_ray.errors import Conflict, Corrupt, KeyErased, ObjectMissing
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.blobs import BlobRef
-from serve.backend import TEAM, Backend, check_size, digest_of, new_run_id
+from serve.backend import TEAM, Backend, check_size, new_run_id
 from serve.bodies import ForkRequest
 from serve.problems import Problem, invalid, refused
+from serve.sealing import NO_DIGESTS, Digests
 
 NANO = 1_000_000_000
 
@@ -36,10 +38,10 @@ class Terms(NamedTuple):
     budget_nanousd: int | None = None
     deadline_s: float | None = None
 
-    def digest(self, asked: list[Any]) -> str:
+    async def digests(self, backend: Backend, asked: list[Any]) -> Digests:
         """By which a repeat under the key is told from another request."""
         told = [*asked, self.agent, self.budget_nanousd, self.deadline_s]
-        return digest_of(told) if self.idempotency_key else ""
+        return await backend.sealing.digests(told) if self.idempotency_key else NO_DIGESTS
 
     @property
     def deadline_us(self) -> int:
@@ -68,8 +70,8 @@ async def fork(backend: Backend, parent: str, body: ForkRequest, terms: Terms) -
     events = await _events(backend, view)
     cut = await asyncio.to_thread(_checked, view, forking.before_node, events, graph, body.from_, body.visit)
     _check_keys(graph, cut.state, body.input)
-    digest = terms.digest([parent, body.from_, body.visit, body.input])
-    return await _begun(backend, Branch(view, graph, cut), body.input, terms, digest)
+    digests = await terms.digests(backend, [parent, body.from_, body.visit, body.input])
+    return await _begun(backend, Branch(view, graph, cut), body.input, terms, digests)
 
 
 async def resume(backend: Backend, view: RunView, terms: Terms) -> RunView:
@@ -86,7 +88,7 @@ async def resume(backend: Backend, view: RunView, terms: Terms) -> RunView:
     graph = await backend.acceptance.known(view.graph_version)
     events = await _events(backend, view)
     cut = await asyncio.to_thread(_checked, view, forking.before_end, events, graph)
-    return await _begun(backend, Branch(view, graph, cut, True), {}, terms, "")
+    return await _begun(backend, Branch(view, graph, cut, True), {}, terms, NO_DIGESTS)
 
 
 async def _successor(backend: Backend, view: RunView) -> RunView:
@@ -99,6 +101,9 @@ async def _successor(backend: Backend, view: RunView) -> RunView:
 
 
 async def _events(backend: Backend, view: RunView) -> list[forking.Told]:
+    if view.forgotten:
+        raise Conflict(f"run {view.run_id} was forgotten: there is nothing that another run could go on with")
+
     def read() -> list[forking.Told]:
         return list(backend.run_events.read(view.run_id, 0, view.segments))
 
@@ -125,13 +130,14 @@ def _check_keys(graph: CompiledGraph, state: Run, given: Mapping[str, Any]) -> N
 
 
 async def _begun(
-    backend: Backend, branch: Branch, given: Mapping[str, Any], terms: Terms, digest: str
+    backend: Backend, branch: Branch, given: Mapping[str, Any], terms: Terms, digests: Digests
 ) -> RunView:
     view, graph, cut, resumes = branch
     run_id = new_run_id()
-    content = await backend.content(run_id, graph, given)
+    key = await backend.sealing.run_key()
+    content = await backend.content(run_id, graph, given, key=key)
     forking.change(cut.state, content.outputs, content.facts)
-    await asyncio.to_thread(_own_blobs, backend, run_id, cut.state)
+    await asyncio.to_thread(_own_blobs, backend, run_id, cut.state, key)
     command = Fork(
         run_id,
         terms.request_id,
@@ -140,16 +146,18 @@ async def _begun(
         view.graph_version,
         StepContent(content.outputs, content.facts, state=encode_run(cut.state)),
         cut.origin(view.run_id, resumes),
-        digest,
+        digests.digest,
         terms.idempotency_key,
         view.budget_nanousd if terms.budget_nanousd is None else terms.budget_nanousd,
         terms.deadline_us,
         traceparent=terms.traceparent,
+        key=key,
+        plain_digest=digests.plain,
     )
     return await backend.begun(command)
 
 
-def _own_blobs(backend: Backend, run_id: str, state: Run) -> None:
+def _own_blobs(backend: Backend, run_id: str, state: Run, key: bytes) -> None:
     """Copy what the parent holds as blobs, so that neither run's content depends on the other's.
 
     Raises:
@@ -157,18 +165,19 @@ def _own_blobs(backend: Backend, run_id: str, state: Run) -> None:
     """
     copies: dict[str, str] = {}
 
-    def own(value: Value) -> Value:
+    def own(value: Value, key: bytes = key) -> Value:
         if not value.blob or value.blob.split("/")[1] == run_id:
             return value
         if value.blob not in copies:
             data = backend.blobs.get(BlobRef(value.blob, value.size))
-            copies[value.blob] = backend.blobs.put(run_id, data).name
+            copies[value.blob] = backend.blobs.put(run_id, data, key).name
         return msgspec.structs.replace(value, blob=copies[value.blob])
 
     try:
         state.memory = {key: own(value) for key, value in state.memory.items()}
         state.conversation = [
-            msgspec.structs.replace(turn, value=own(turn.value)) for turn in state.conversation
+            msgspec.structs.replace(turn, value=own(turn.value, conversation_key(key)))
+            for turn in state.conversation
         ]
-    except ObjectMissing as error:
+    except (ObjectMissing, KeyErased) as error:
         raise Problem(409, "conflict", f"the parent's content is gone: {error}") from error

@@ -18,7 +18,10 @@ from hive_ray.errors import (
     Conflict,
     Fault,
     FaultsError,
+    Forgotten,
     HiveError,
+    KeyErased,
+    KeysRefused,
     NotFound,
     Overloaded,
     StoreError,
@@ -91,7 +94,15 @@ def of_error(error: HiveError) -> Problem:
             return Problem(409, "conflict", str(error))
         case Overloaded():
             return Problem(429, "overloaded", str(error), (), error.retry_after_s)
-        case Unavailable() | StoreError():
+        case _:
+            return _of_state(error)
+
+
+def _of_state(error: HiveError) -> Problem:
+    match error:
+        case Forgotten() | KeyErased():
+            return Problem(410, "forgotten", str(error))
+        case Unavailable() | StoreError() | KeysRefused():
             return Problem(503, "unavailable", str(error), (), 1.0)
         case _:
             return Problem(500, "internal", str(error))

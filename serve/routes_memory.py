@@ -141,5 +141,6 @@ async def _stored(backend: Backend, scope: str, owner: str, value: Any) -> Value
     data = _encode(value)
     if len(data) <= INLINE_LIMIT_BYTES:
         return Value(data, "", len(data))
-    ref = await asyncio.to_thread(backend.blobs.put, blob_owner(scope, owner), data)
+    key = (await backend.run(owner)).content_key if scope == "run" else await backend.sealing.state_key()
+    ref = await asyncio.to_thread(backend.blobs.put, blob_owner(scope, owner), data, key)
     return stored(value, ref.name, ref.size)

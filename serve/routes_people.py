@@ -14,7 +14,7 @@ from hive_ray.control.views import RunView, WaitView
 from hive_ray.core.commands import Resolve
 from hive_ray.errors import Fault
 from serve import shapes
-from serve.backend import TEAM, Backend, check_size, digest_of
+from serve.backend import TEAM, Backend, answer_key, check_size
 from serve.bodies import Decision
 from serve.problems import Problem, invalid
 from serve.routes_runs import answer, backend_of
@@ -67,9 +67,11 @@ async def _resolved(
     backend: Backend, view: RunView, approval_id: str, body: Decision, given: Mapping[str, Any]
 ) -> RunView:
     graph = await backend.acceptance.known(view.graph_version)
-    content = await backend.content(view.run_id, graph, given, body.comment)
-    digest = digest_of([body.answer, body.comment])
-    return await backend.view(Resolve(view.run_id, approval_id, body.decision, content, digest=digest))
+    key = answer_key(view, graph, "outcome_unknown")
+    content = await backend.content(view.run_id, graph, given, body.comment, key)
+    digest, plain = await backend.sealing.digests([body.answer, body.comment])
+    command = Resolve(view.run_id, approval_id, body.decision, content, digest=digest, plain_digest=plain)
+    return await backend.view(command)
 
 
 def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:

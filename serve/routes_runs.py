@@ -12,15 +12,16 @@ from fastapi.responses import StreamingResponse
 
 from hive_ray.control.queries import GetAgent, ListRuns, WatchRun
 from hive_ray.control.views import AgentView, RunLine, RunView
-from hive_ray.core.commands import Cancel, Complete, Pause, Signal, Submit
+from hive_ray.core.commands import Cancel, Complete, Forget, Pause, Signal, Submit
 from hive_ray.core.run import RunStatus
-from hive_ray.errors import Unavailable
+from hive_ray.errors import Forgotten, Unavailable
 from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
-from serve.backend import TEAM, Backend, check_size, digest_of, new_run_id
+from serve.backend import TEAM, Backend, answer_key, check_size, new_run_id
 from serve.bodies import Completion, Message, Reason, Submission
 from serve.masking import encoded
 from serve.problems import Problem, invalid
+from serve.sealing import NO_DIGESTS, Digests
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -66,18 +67,22 @@ async def submission(
     check_size(body.input, backend.settings.limits.max_input_bytes, "body.input")
     graph = await _graph_of(backend, body)
     run_id = new_run_id()
+    key = await backend.sealing.run_key()
+    digests = await _digests(backend, body, graph) if idempotency_key else NO_DIGESTS
     return Submit(
         run_id,
         request_id,
         TEAM,
         body.agent or graph.id,
         graph.version,
-        await backend.content(run_id, graph, body.input),
-        _digest(body, graph) if idempotency_key else "",
+        await backend.content(run_id, graph, body.input, key=key),
+        digests.digest,
         idempotency_key,
         -1 if body.budget_usd is None else int(body.budget_usd * NANO),
         _deadline_us(backend, body, graph),
         traceparent=traceparent,
+        key=key,
+        plain_digest=digests.plain,
     )
 
 
@@ -96,11 +101,11 @@ def _deadline_us(backend: Backend, body: Submission, graph: CompiledGraph) -> in
     return time.time_ns() // 1000 + int(body.deadline_s * 1e6)
 
 
-def _digest(body: Submission, graph: CompiledGraph) -> str:
+async def _digests(backend: Backend, body: Submission, graph: CompiledGraph) -> Digests:
     """An agent's name counts, not what it stands for: it may be given a new graph between two tries."""
     named = body.graph is None and body.graph_version is None
     told = [body.agent, "" if named else graph.version, body.input, body.budget_usd, body.deadline_s]
-    return digest_of(told)
+    return await backend.sealing.digests(told)
 
 
 def accepted(view: RunView) -> dict[str, Any]:
@@ -174,6 +179,8 @@ async def get_result(
 
 
 async def _result(backend: Backend, view: RunView) -> Response:
+    if view.forgotten:
+        raise Forgotten(f"run {view.run_id} was forgotten: its content is gone for good")
     body = {
         "run_id": view.run_id,
         "status": view.status,
@@ -259,6 +266,12 @@ async def cancel(request: Request, run_id: str, body: Reason | None = None) -> R
     return answer(shapes.run(view))
 
 
+@router.post("/{run_id}/forget", summary="Give up the content of a run that has ended, for good")
+async def forget(request: Request, run_id: str) -> Response:
+    """What it did, when, and what it cost stays; its keys are erased, those of its children too."""
+    return answer(shapes.run(await backend_of(request).view(Forget(run_id))))
+
+
 @router.post("/{run_id}/pause", summary="Start no further steps")
 async def pause(request: Request, run_id: str, body: Reason | None = None) -> Response:
     view = await backend_of(request).view(Pause(run_id, body.reason if body else ""))
@@ -269,8 +282,10 @@ async def pause(request: Request, run_id: str, body: Reason | None = None) -> Re
 async def signal(request: Request, run_id: str, body: Message) -> Response:
     backend = backend_of(request)
     check_size({"said": body.said}, backend.settings.limits.max_input_bytes, "body.said")
-    graph = await backend.acceptance.known((await backend.run(run_id)).graph_version)
-    content = await backend.content(run_id, graph, {"said": body.said})
+    view = await backend.run(run_id)
+    graph = await backend.acceptance.known(view.graph_version)
+    key = answer_key(view, graph, "client", body.node)
+    content = await backend.content(run_id, graph, {"said": body.said}, key=key)
     return answer(shapes.run(await backend.view(Signal(run_id, content, body.node))))
 
 
@@ -279,6 +294,7 @@ async def complete(request: Request, run_id: str, body: Completion | None = None
     backend = backend_of(request)
     ending = body or Completion()
     check_size(ending.outputs, backend.settings.limits.max_input_bytes, "body.outputs")
-    graph = await backend.acceptance.known((await backend.run(run_id)).graph_version)
-    content = await backend.content(run_id, graph, ending.outputs)
+    view = await backend.run(run_id)
+    graph = await backend.acceptance.known(view.graph_version)
+    content = await backend.content(run_id, graph, ending.outputs, key=view.content_key)
     return answer(shapes.run(await backend.view(Complete(run_id, content, ending.node))))

@@ -13,7 +13,7 @@ from hive_ray.control.replaying import Verdict
 from hive_ray.control.views import AgentView, RunLine, RunView, StepView, WaitView
 from hive_ray.core import events as ev
 from hive_ray.core.events import Origin
-from hive_ray.core.messages import StepContent, Usage
+from hive_ray.core.messages import ERASED, StepContent, Usage
 from hive_ray.core.values import Value, decode
 from hive_ray.observe.redaction import redact_text
 from hive_ray.state.records import Recorded
@@ -73,6 +73,7 @@ def run(view: RunView) -> dict[str, Json]:
         "parent": view.parent or None,
         "forked_from": origin(view.origin) if view.origin is not None else None,
         "resumed_as": view.resumed_as or None,
+        "forgotten": view.forgotten,
         "seq": view.seq,
         "steps": [step(item) for item in view.steps],
         "waits": [wait(item) for item in view.waits],
@@ -166,8 +167,8 @@ def agent(view: AgentView) -> dict[str, Json]:
 # --- events ------------------------------------------------------------------------------------------
 
 _INSIDE = (
-    *("run", "node", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent"),
     *("floor", "ancestors", "edge", "edges", "targets", "dropped", "inputs", "origin"),
+    *("run", "node", "request_id", "team", "principal", "digest", "idempotency_key", "traceparent", "key"),
 )
 """Fields of the run as a whole, and positions that mean something to the core only."""
 
@@ -193,7 +194,9 @@ def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
         body.update(_named(key, item, fact))
     if isinstance(fact, ev.RunForked):
         body["forked_from"] = origin(fact.origin)
-    return body | _content(recorded.content)
+    if recorded.content is ERASED:
+        return body | {"erased": True}
+    return body | _content(recorded.content, isinstance(fact, _WITH_REASON))
 
 
 def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
@@ -216,7 +219,11 @@ def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
     return {key: item}
 
 
-def _content(content: StepContent) -> dict[str, Json]:
+_WITH_REASON = (ev.RunPaused, ev.RunCancelled)
+"""Events whose message is their reason."""
+
+
+def _content(content: StepContent, is_reason: bool) -> dict[str, Json]:
     found: dict[str, Json] = {}
     if content.outputs:
         found["outputs"] = values(content.outputs)
@@ -229,7 +236,7 @@ def _content(content: StepContent) -> dict[str, Json]:
             for call in content.calls
         ]
     if content.message:
-        found["message"] = redact_text(content.message)
+        found["reason" if is_reason else "message"] = redact_text(content.message)
     if content.route:
         found["route"] = content.route
     if content.chosen:

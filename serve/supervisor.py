@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from hive_ray import config
-from hive_ray.config import SecretRef, Settings
+from hive_ray.config import SecretRef, Settings, VaultSettings
 from hive_ray.control.launch import Said, UpOptions, free_port, say
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, clean, is_alive, refuse_second
 from hive_ray.errors import (
@@ -32,12 +32,13 @@ from hive_ray.errors import (
     Fault,
     FaultsError,
     HiveError,
+    KeysRefused,
     StateRefused,
     StoreError,
     Unavailable,
 )
 from hive_ray.observe.logging import configure
-from hive_ray.state.access import open_state
+from hive_ray.state.access import open_keyring, open_state
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import process_start
 
@@ -70,8 +71,8 @@ def _told(error: HiveError) -> Said:
     if isinstance(error, FaultsError):
         kind, problem = "ConfigError", error.subject
         faults = tuple((f.place, f.problem, f.remedy) for f in error.faults)
-    elif isinstance(error, Conflict):
-        kind = "Conflict"
+    elif isinstance(error, Conflict | KeysRefused):
+        kind = type(error).__name__
     return Said(problem=problem, faults=faults, kind=kind)
 
 
@@ -135,6 +136,8 @@ class _Supervisor:
             scheme, _, name = reference.partition(":")
             config.resolve(SecretRef("env" if scheme == "env" else "file", name))
         _check_store(settings)
+        # Before any epoch is claimed: with the wrong key nothing is written.
+        open_keyring(settings).open(create=True)
         return settings
 
     def _record(self) -> Record:
@@ -346,13 +349,27 @@ def _mapped(settings: Settings, moved: Callable[[Any], Any]) -> Settings:
         for n, s in settings.tools.mcp.items()
     }
     options = {k: moved(v) for k, v in settings.state.options.items()}
+    keys = settings.keys
+    keys = keys.model_copy(
+        update={
+            "key": moved(keys.key),
+            "old_keys": tuple(map(moved, keys.old_keys)),
+            "vault": _with_token(keys.vault, moved) if keys.vault else None,
+            "old_vaults": tuple(_with_token(vault, moved) for vault in keys.old_vaults),
+        }
+    )
     return settings.model_copy(
         update={
             "models": models,
             "tools": settings.tools.model_copy(update={"mcp": servers}),
             "state": settings.state.model_copy(update={"options": options}),
+            "keys": keys,
         }
     )
+
+
+def _with_token(vault: VaultSettings, moved: Callable[[Any], Any]) -> VaultSettings:
+    return vault.model_copy(update={"token": moved(vault.token)})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hive_ray.cli import (
     graphs,
     installation,
     kept,
+    keys,
     people,
     runs,
     sql,
@@ -28,7 +29,7 @@ from hive_ray.errors import FaultsError, HiveError
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (installation, beginning, runs, steering, forks, people, graphs, kept, sql, state, costs)
+_COMMANDS = (installation, beginning, runs, steering, forks, people, graphs, kept, sql, state, costs, keys)
 """Importing a module registers its commands."""
 
 

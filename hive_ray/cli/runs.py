@@ -121,6 +121,14 @@ Why = Annotated[str, typer.Option(help="Why.")]
 
 
 @app.command()
+def forget(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = False) -> None:
+    """Give up all content of a run that has ended, for good; what it did and cost stays."""
+    with client_of(url, config) as client:
+        view = client.run(run_id).forget()
+    show_json(view) if as_json else print(f"run {run_id} is forgotten")
+
+
+@app.command()
 def pause(
     run_id: RunId, reason: Why = "", url: Url = "", config: Config = None, as_json: Json = False
 ) -> None:

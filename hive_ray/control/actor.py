@@ -26,16 +26,19 @@ from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Clock, End, Reply, Shell, Write
 from hive_ray.control.views import Answer
+from hive_ray.core import features
 from hive_ray.core.artifacts import ArtifactBounds
 from hive_ray.core.commands import Fork, Refused, Register, Submit
 from hive_ray.core.engine import Engine
+from hive_ray.core.keys import STATE_KEY, is_run_key
 from hive_ray.core.longterm import Bounds
 from hive_ray.core.messages import decode_attach, decode_exchange, encode
-from hive_ray.errors import Corrupt, Fenced, StateRefused, StoreError, Unavailable
+from hive_ray.errors import ConfigError, Corrupt, Fenced, KeysRefused, StateRefused, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.observe.logging import configure
-from hive_ray.state.access import content_codec, open_blobs, open_state
+from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
 from hive_ray.state.journal import Journal, Outcome, PendingWrite, write_pending
+from hive_ray.state.key_supply import KeySupply
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import this_process
 from hive_ray.state.store import Store
@@ -80,8 +83,11 @@ class ControllerImpl:
             configure(self._settings, "controller")
             self._nonce = secrets.token_hex(16)
             self._store = open_state(self._settings)
-            self._codec = content_codec(self._settings)
-            self._blobs = open_blobs(self._settings, self._store)
+            # Whoever erases keys is the only one who may trust its memory of them.
+            self._keyring = open_keyring(self._settings, self._store, trust_s=0.0)
+            self._supply = KeySupply(self._keyring)
+            self._codec = content_codec(self._settings, self._keyring)
+            self._blobs = open_blobs(self._settings, self._store, self._keyring)
             self._spawn(self._recover())
 
     async def _recover(self) -> None:
@@ -93,7 +99,7 @@ class ControllerImpl:
         )
         try:
             recovered = await retries(asyncio.to_thread, self._recover_once)
-        except (Corrupt, StateRefused) as error:
+        except (Corrupt, StateRefused, KeysRefused, ConfigError) as error:
             # It stays so until a person mends it: no restart would help.
             self._standing = f"stopped: {error}"
             log.error("recovery stopped: %s", error)
@@ -114,10 +120,12 @@ class ControllerImpl:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         journal = Journal(self._store, self._partition)
         may_take(journal, owner, now_us, self._settings.lease.stale_s, self._take_over and not again)
+        # Before the epoch is claimed: with a wrong key, nothing is written.
+        self._keyring.open(create=True)
         # Nothing of what recovery makes is garbage, and looking for it costs as much as making it.
         gc.collect()
         gc.disable()
-        return recover(
+        recovered = recover(
             self._store,
             self._blobs,
             self._codec,
@@ -128,12 +136,15 @@ class ControllerImpl:
             self._nonce,
             parks=True,
         )
+        live = (run.key for run in recovered.engine.runs.values() if run.key and not run.terminal)
+        self._keyring.load_all([STATE_KEY, *live])
+        return recovered
 
     def _begin(self, recovered: Recovered) -> None:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         gc.enable()
-        state = StateParts(self._store, self._blobs, self._codec, self._partition)
+        state = StateParts(self._store, self._blobs, self._codec, self._partition, self._keyring)
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)
@@ -305,6 +316,8 @@ class ControllerImpl:
         try:
             if isinstance(request, (Submit, Fork, Register)):
                 await self._know_graph(request.graph)
+            if isinstance(request, (Submit, Fork)):
+                request = await self._keyed(request)
             if isinstance(request, queries.WatchRun):
                 return await self._call(
                     lambda shell, call: shell.watch(
@@ -320,8 +333,22 @@ class ControllerImpl:
                     )
                 )
             return await self._call(lambda shell, call: shell.command(call, request, clock()))
-        except (Unavailable, StoreError) as error:
+        except (Unavailable, StoreError, KeysRefused) as error:
             return Answer(refused=Refused("unavailable", str(error), 1.0))
+
+    async def _keyed(self, request: Submit | Fork) -> Submit | Fork:
+        """The same with a key of its own, whose page is here before the shell seals with it."""
+        if self._ready().engine.fleet.feature_level < features.SEALED:
+            return request
+        if request.key:
+            if is_run_key(request.key) and not self._keyring.knows(request.key):
+                await asyncio.to_thread(self._keyring.load, request.key)
+            return request
+        key = self._supply.take()
+        while key is None:
+            await asyncio.to_thread(self._supply.refill)
+            key = self._supply.take()
+        return msgspec.structs.replace(request, key=key)
 
     async def _know_graph(self, version: str) -> None:
         await self.start()

@@ -8,11 +8,13 @@ from hive_ray.config import Settings
 from hive_ray.control.keeping import Keeper
 from hive_ray.control.parking import Parking
 from hive_ray.control.recovery import Recovered
+from hive_ray.control.sealing import Sealing
 from hive_ray.control.shell import Limits, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.compaction import Compactor
 from hive_ray.state.content import ContentCodec
+from hive_ray.state.keyring import Keyring
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
 from hive_ray.state.summaries import summarise
@@ -39,6 +41,7 @@ def limits_of(settings: Settings) -> Limits:
         live_runs=settings.limits.live_runs,
         term_us=int(settings.lease.term_s * 1e6),
         heartbeat_us=int(settings.lease.heartbeat_s * 1e6),
+        erase_us=int(settings.keys.erase_within_s * 1e6),
         queue_limits={name: pool.queue_limit for name, pool in settings.pools.items()},
     )
 
@@ -50,11 +53,13 @@ class StateParts(NamedTuple):
     blobs: Blobs
     codec: ContentCodec
     partition: int = 0
+    keyring: Keyring | None = None
+    """Without it nothing is sealed, and no key erased."""
 
 
 def shell_of(recovered: Recovered, state: StateParts, limits: Limits, upkeep: Upkeep) -> Shell:
     """The controller over a recovered state; ``recover`` must have been told that it parks."""
-    store, blobs, codec, partition = state
+    store, blobs, codec, partition, keyring = state
     manifest, history = recovered.manifest, recovered.history
     compactor = Compactor(store, partition, lambda runs: summarise(store, partition, codec, runs))
     return Shell(
@@ -62,7 +67,7 @@ def shell_of(recovered: Recovered, state: StateParts, limits: Limits, upkeep: Up
         recovered.journal,
         codec,
         limits,
-        Snapshotter(store, partition, manifest),
+        Snapshotter(store, partition, manifest, Sealing(codec, keyring, blobs, recovered.doomed)),
         Parking(state.store, blobs, codec, upkeep.park_after_us, manifest, history),
         Keeper(store, compactor, upkeep.retention, history),
     )

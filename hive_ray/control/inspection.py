@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from hive_ray.config import Settings
 from hive_ray.control.recovery import decode_item
+from hive_ray.errors import KeyErased
 from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
+from hive_ray.state.snapshots import Item
 from hive_ray.state.store import Store
 from hive_ray.state.verify import Inspected
 
@@ -14,4 +19,9 @@ def inspected(settings: Settings, store: Store | None = None) -> Inspected:
     store = store or open_state(settings)
     keyring = open_keyring(settings, store)
     codec = content_codec(settings, keyring)
-    return Inspected(store, keyring, codec, open_blobs(settings, store, keyring), decode_item)
+
+    def decoded(name: str, item: Item) -> Any:
+        with suppress(KeyErased):
+            return decode_item(codec, name, item)
+
+    return Inspected(store, keyring, codec, open_blobs(settings, store, keyring), decoded)

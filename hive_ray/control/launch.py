@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, end_carriers
-from hive_ray.errors import ConfigError, Conflict, Fault, HiveError, Unavailable
+from hive_ray.errors import ConfigError, Conflict, Fault, HiveError, KeysRefused, Unavailable
 
 START_TIMEOUT_S = 120.0
 SUPERVISOR = "serve.supervisor"
@@ -110,6 +110,8 @@ def _error(said: Said) -> HiveError:
             return ConfigError(said.problem, [Fault(*fault) for fault in said.faults])
         case "Conflict":
             return Conflict(said.problem)
+        case "KeysRefused":
+            return KeysRefused(said.problem)
         case _:
             return Unavailable(said.problem)
 

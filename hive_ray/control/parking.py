@@ -21,7 +21,7 @@ from hive_ray.control.queries import ListRuns
 from hive_ray.control.recovery import load_graph
 from hive_ray.control.standing import standing
 from hive_ray.control.views import RunLine, old_line
-from hive_ray.core.commands import Command, DeleteMemory, Fork, PutMemory, Refused, Submit
+from hive_ray.core.commands import Command, DeleteMemory, Forget, Fork, PutMemory, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.parked import Parked, may_park, row_of
 from hive_ray.core.run import Run
@@ -344,6 +344,9 @@ def targets(engine: Engine, command: Command) -> list[str]:
     wanted = [getattr(command, "run", "")]
     if isinstance(command, PutMemory | DeleteMemory) and command.scope == "run":
         wanted.append(command.owner)
+    if isinstance(command, Forget):
+        # Its children's content goes with it, and no snapshot may need the key of one.
+        wanted.extend(name for name in engine.parked if name.startswith(f"{command.run}_"))
     if isinstance(command, Submit | Fork):
         known = engine.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
         wanted.append(known.run if known is not None and command.idempotency_key else "")

@@ -15,7 +15,7 @@ from hive_ray.core.longterm import is_item
 from hive_ray.core.parked import may_park, row_of
 from hive_ray.core.routing import Evaluator
 from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
-from hive_ray.errors import Corrupt, TooNew, Unavailable
+from hive_ray.errors import Corrupt, KeyErased, StoreError, TooNew, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs, graph_name
 from hive_ray.state.content import ContentCodec
@@ -25,6 +25,7 @@ from hive_ray.state.owner import Owner
 from hive_ray.state.records import read_row
 from hive_ray.state.run_items import FLEET, RUN, open_run
 from hive_ray.state.segments import Segment
+from hive_ray.state.snapshot_items import DOOMED, Doomed, decode_doomed, open_item
 from hive_ray.state.snapshots import Item, Manifest, Snapshot, load_latest
 from hive_ray.state.store import Store
 
@@ -38,6 +39,8 @@ class Recovered(NamedTuple):
     replayed: int
     """Events read behind the snapshot."""
     history: HistoryManifest
+    doomed: Doomed = Doomed()
+    """What that snapshot made needless, erased or not."""
 
 
 def may_take(journal: Journal, owner: Owner, now_us: int, stale_s: float, take_over: bool) -> None:
@@ -84,8 +87,7 @@ def recover(  # noqa: PLR0913 - what a controller is started with
     history = newest_manifest(store, partition)
     engine.compacted = history.covered
     snapshot = load_latest(store, partition)
-    if snapshot is not None:
-        _restore(engine, snapshot, parks)
+    doomed = _restore(engine, snapshot, codec, parks) if snapshot is not None else Doomed()
     first = snapshot.manifest.header.segment_number + 1 if snapshot else 1
     replayed = 0
     for segment in journal.read_segments(first):
@@ -95,7 +97,8 @@ def recover(  # noqa: PLR0913 - what a controller is started with
     engine.fleet.epoch = claim.epoch
     _load_graphs(engine, blobs)
     engine.restored()
-    return Recovered(engine, journal, snapshot.manifest if snapshot else None, replayed, history)
+    manifest = snapshot.manifest if snapshot else None
+    return Recovered(engine, journal, manifest, replayed, history, doomed)
 
 
 def _refuse_later_level(engine: Engine, store: Store) -> None:
@@ -105,29 +108,43 @@ def _refuse_later_level(engine: Engine, store: Store) -> None:
         raise TooNew(store.url, why)
 
 
-def decode_item(key: str, item: Item) -> Fleet | Run | None:
-    """What a snapshot holds under a key; None for what this release has no use for."""
-    if key == FLEET:
-        return decode_fleet(item.data)
-    return decode_run(item.data) if key.startswith(RUN) else None
+def decode_item(codec: ContentCodec, name: str, item: Item) -> Fleet | Run | Doomed | None:
+    """What a snapshot holds under a name; None for what this release has no use for.
+
+    Raises:
+        KeyErased: the snapshot is older than the end of the run.
+    """
+    if name == FLEET:
+        return decode_fleet(open_item(codec, name, item))
+    if name == DOOMED:
+        return decode_doomed(open_item(codec, name, item))
+    return decode_run(open_item(codec, name, item)) if name.startswith(RUN) else None
 
 
-def _restore(engine: Engine, snapshot: Snapshot, parks: bool) -> None:
+def _restore(engine: Engine, snapshot: Snapshot, codec: ContentCodec, parks: bool) -> Doomed:
     """Parked runs stay outside, unless something behind the snapshot moves them."""
+    doomed = Doomed()
+    name = snapshot.manifest.name
     try:
         for key, item in snapshot.items.items():
             if is_item(key):
-                engine.keeping.shelves.restore(key, item.data)
+                engine.keeping.shelves.restore(key, open_item(codec, key, item))
                 continue
-            state = decode_item(key, item)
+            state = decode_item(codec, key, item)
             if isinstance(state, Fleet):
                 engine.fleet = state
+            elif isinstance(state, Doomed):
+                doomed = state
             elif state is not None and parks and may_park(state):
                 engine.parked[state.id] = row_of(state, standing(engine, state).reason)
             elif state is not None:
                 engine.runs[state.id] = state
+    except KeyErased as error:
+        # Whoever wrote a newer snapshot erased it, and was fenced only then.
+        raise StoreError(f"{name} was replaced while it was read: {error}") from error
     except msgspec.MsgspecError as error:
-        raise Corrupt(snapshot.manifest.name, f"an item does not decode: {error}") from error
+        raise Corrupt(name, f"an item does not decode: {error}") from error
+    return doomed
 
 
 def _revive(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, run_id: str) -> None:

@@ -10,9 +10,7 @@ import msgspec
 from hive_ray.core import events as ev
 from hive_ray.core import fitting
 from hive_ray.core.engine import Engine
-from hive_ray.core.events import NOTHING
 from hive_ray.core.keys import NO_KEY
-from hive_ray.core.messages import encode
 from hive_ray.core.run import MISFITS, Run, decode_run, encode_run
 from hive_ray.errors import KeyErased, NotFound
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
@@ -20,6 +18,7 @@ from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.records import Recorded
 from hive_ray.state.run_events import RunEvents
+from hive_ray.state.snapshot_items import open_item
 from hive_ray.state.snapshots import load_latest_manifest, read_items
 from hive_ray.state.store import Store
 from hive_ray.state.summaries import RUN
@@ -165,7 +164,7 @@ def _first(left: Any, right: Any, place: str) -> tuple[str, Any, Any] | None:
 
 
 class Forgiving:
-    """A codec that takes content whose key was erased on purpose for empty, and counts it."""
+    """A codec that counts the contents whose key was erased on purpose."""
 
     def __init__(self, codec: ContentCodec) -> None:
         self._codec = codec
@@ -176,12 +175,12 @@ class Forgiving:
         return self._codec.seal(data, aad, key)
 
     def open(self, data: bytes, aad: tuple[str, ...]) -> bytes:
-        """What was sealed, or the content of an event that tells nothing."""
+        """As the codec behind it."""
         try:
             return self._codec.open(data, aad)
         except KeyErased:
             self.erased += 1
-            return encode(NOTHING)
+            raise
 
 
 def replay_run(
@@ -196,7 +195,7 @@ def replay_run(
         NotFound: the journal holds no event of this run.
         StoreError: an object cannot be read; ``Corrupt`` names it.
     """
-    told = [*shown, *_in_snapshot(store, run_id)]
+    told = [*shown, *_in_snapshot(store, codec, run_id)]
     forgiving = Forgiving(codec)
     events = _family(RunEvents(store, forgiving, 0), run_id)
     if not events:
@@ -211,12 +210,12 @@ def _family(reader: RunEvents, run_id: str) -> list[Recorded]:
     return _family(reader, parent) if parent else events
 
 
-def _in_snapshot(store: Store, run_id: str) -> list[Shown]:
+def _in_snapshot(store: Store, codec: ContentCodec, run_id: str) -> list[Shown]:
     manifest = load_latest_manifest(store, 0)
     if manifest is None:
         return []
     items = read_items(store, manifest, [RUN + run_id])
-    return [Shown("snapshot", decode_run(item.data)) for item in items.values()]
+    return [Shown("snapshot", decode_run(open_item(codec, name, item))) for name, item in items.items()]
 
 
 def _graphs(blobs: Blobs, events: Sequence[Recorded]) -> dict[str, CompiledGraph]:

@@ -23,16 +23,18 @@ from hive_ray.control.io import Broke, Done, Io
 from hive_ray.control.keeping import Keeper
 from hive_ray.control.parking import Parking, targets
 from hive_ray.control.queries import ListRuns
+from hive_ray.control.sealing import NEVER_US
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.core import events as ev
-from hive_ray.core import features
+from hive_ray.core import features, sealing
 from hive_ray.core.commands import Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import Worker, forget_old_submissions
+from hive_ray.core.keys import NO_KEY
 from hive_ray.core.messages import (
     AttachReply,
     AttachRequest,
@@ -75,6 +77,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Steps that may wait, by pool."""
     live_runs: int = 50_000
     heartbeat_us: int = 5_000_000
+    erase_us: int = 60_000_000
+    """A conversation's key is erased at latest so long after the end of its run."""
 
     @property
     def wait_us(self) -> int:
@@ -151,6 +155,9 @@ class Shell:
         keeper: makes history of what lies behind the snapshots.
     """
 
+    erase_by_us: int = NEVER_US
+    """Monotonic time at which a snapshot is due, so that keys can be erased after it."""
+
     def __init__(
         self,
         engine: Engine,
@@ -207,6 +214,9 @@ class Shell:
                 self._timers.add_deadline(Deadline(row.due_us, run_id))
         if self._parking is not None:
             self._parking.begin(self)
+        for name in self.engine.charged:
+            if name in self.engine.runs:
+                self.note_erasure(self.engine.runs[name])
         for name in self.engine.fleet.workers:
             self._attach_by_us[name] = clock.mono_us + self.limits.attach_grace_us
 
@@ -219,11 +229,17 @@ class Shell:
     def record(self, seq: int, drafted: Draft) -> None:
         """The engine's sink: an event was decided."""
         event = drafted.event
-        self._rows.add(seq, self._clock.wall_us, drafted)
+        key = self._key_of(event) if drafted.content else NO_KEY
+        self._rows.add(seq, self._clock.wall_us, drafted, key)
         note = _NOTES.get(type(event))
         if note is not None:
             note(self, event)
         self.dirty[event.run] = None
+
+    def _key_of(self, event: ev.Event) -> bytes:
+        if event.run:
+            return self.engine.runs[event.run].key
+        return sealing.fleet_key(self.engine.fleet.feature_level)
 
     def _at(self, clock: Clock) -> Moment:
         self._clock = clock
@@ -709,7 +725,15 @@ class Shell:
     def run_ended(self, run_id: str) -> None:
         """One live run less; its waits, if it had any, no longer hold its ancestors' deadlines."""
         self.live_runs -= 1
-        self.rearm_family(self.engine.runs[run_id].parent)
+        run = self.engine.runs[run_id]
+        self.rearm_family(run.parent)
+        self.note_erasure(run)
+
+    def note_erasure(self, run: Run) -> None:
+        """A run ended or was forgotten: its keys go soon, or at once."""
+        if sealing.keys_to_erase(run, self.engine.graphs.get(run.graph)):
+            by_us = self._clock.mono_us + (0 if run.forgotten else self.limits.erase_us)
+            self.erase_by_us = min(self.erase_by_us, by_us)
 
 
 MOST_NANOUSD = 10**15
@@ -796,6 +820,10 @@ def _run_cancelled(shell: Shell, event: ev.RunCancelled) -> None:
     shell.stop_orphans(event)
 
 
+def _forgotten(shell: Shell, event: ev.RunForgotten) -> None:
+    shell.note_erasure(shell.engine.runs[event.run])
+
+
 _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.StepSucceeded: _succeeded,
     ev.StepFailed: _failed,
@@ -810,4 +838,5 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.RunSucceeded: _run_succeeded,
     ev.RunFailed: _run_failed,
     ev.RunCancelled: _run_cancelled,
+    ev.RunForgotten: _forgotten,
 }

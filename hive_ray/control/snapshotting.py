@@ -8,11 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hive_ray.control.io import Broke, Done, Io
+from hive_ray.control.sealing import Sealing
+from hive_ray.core import sealing
+from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import encode_fleet
-from hive_ray.core.longterm import Shelves, is_item
+from hive_ray.core.longterm import is_item
 from hive_ray.core.run import encode_run
 from hive_ray.errors import StoreError
+from hive_ray.state.content import PlainCodec
 from hive_ray.state.run_items import FLEET, RUN
+from hive_ray.state.snapshot_items import DOOMED, Doomed, encode_doomed, seal_item
 from hive_ray.state.snapshots import (
     Finished,
     Manifest,
@@ -43,12 +48,19 @@ class Snapshotter:
     A run's item reflects the seq at which it was encoded, which may be later than the snapshot's base;
     recovery applies to each run only what came behind its item. The objects are written when the newest
     of these seqs is durable.
+
+    Args:
+        manifest: the newest snapshot that stands.
+        sealing: seals the items, and erases what a snapshot makes needless; without it, they are plain.
     """
 
-    def __init__(self, store: Store, partition: int, manifest: Manifest | None) -> None:
+    def __init__(
+        self, store: Store, partition: int, manifest: Manifest | None, sealing: Sealing | None = None
+    ) -> None:
         self._store = store
         self._partition = partition
         self._manifest = manifest
+        self._sealing = sealing or Sealing(PlainCodec())
         self._base_segment = manifest.header.segment_number if manifest else 0
         self._base_seq = manifest.header.base_seq if manifest else 0
         self._slices: Iterator[None] | None = None
@@ -66,6 +78,8 @@ class Snapshotter:
         if self._slices is None:
             if self._is_due(shell):
                 self._slices = self._take(shell)
+            elif self._sealing.undone and self._sealing.may_try(shell):
+                self._erase(shell)
             return
         try:
             next(self._slices)
@@ -73,9 +87,11 @@ class Snapshotter:
             self._slices = None
 
     def _is_due(self, shell: Shell) -> bool:
+        news = shell.journal.number - self._base_segment
         return (
-            shell.journal.number - self._base_segment >= EVERY_SEGMENTS // 2
+            news >= EVERY_SEGMENTS // 2
             or shell.durable_seq - self._base_seq >= EVERY_EVENTS // 2
+            or (news > 0 and self._sealing.is_due(shell))
         )
 
     def _take(self, shell: Shell) -> Iterator[None]:
@@ -90,6 +106,11 @@ class Snapshotter:
         left = shell.runs_left()
         for run_id in left:
             writer.drop(RUN + run_id)
+        doomed = self._sealing.doom(shell, dirty)
+        if doomed:
+            writer.add(DOOMED, shell.engine.seq, encode_doomed(doomed))
+        else:
+            writer.drop(DOOMED)
         taken = size = 0
         for run_id in dirty:
             size += self._add(shell, writer, run_id)
@@ -101,21 +122,32 @@ class Snapshotter:
         while shell.durable_seq < newest:
             yield
         self._writing = True
-        ended = partial(self._finished, shell, header, dirty, left)
+        ended = partial(self._finished, shell, header, dirty, left, doomed)
         shell.do(Io("write a snapshot", partial(self._finish, writer), ended))
 
     def _add(self, shell: Shell, writer: SnapshotWriter, run_id: str) -> int:
         engine = shell.engine
         if is_item(run_id):
-            return _add_memory(engine.keeping.shelves, writer, run_id)
+            return self._add_memory(engine, writer, run_id)
         if not run_id:
-            data = encode_fleet(engine.fleet)
-            writer.add(FLEET, engine.fleet.seq, data)
+            name, seq, data = FLEET, engine.fleet.seq, encode_fleet(engine.fleet)
+            key = sealing.fleet_key(engine.fleet.feature_level)
         else:
             run = engine.runs[run_id]
-            data = encode_run(run)
-            writer.add(RUN + run_id, run.seq, data)
+            name, seq, data = RUN + run_id, run.seq, encode_run(run)
+            key = sealing.snapshot_key(run, engine.graphs.get(run.graph))
+        writer.add(name, seq, seal_item(self._sealing.codec, name, seq, data, key))
         return len(data)
+
+    def _add_memory(self, engine: Engine, writer: SnapshotWriter, item: str) -> int:
+        """Take an item of long-term memory, or leave it out from now on if its entry is gone."""
+        found = engine.keeping.shelves.encode(item)
+        if found is None:
+            writer.drop(item)
+            return 0
+        key = sealing.fleet_key(engine.fleet.feature_level)
+        writer.add(item, found.seq, seal_item(self._sealing.codec, item, found.seq, found.data, key))
+        return len(found.data)
 
     def _finish(self, writer: SnapshotWriter) -> Finished:
         for name in writer.to_rewrite():
@@ -128,6 +160,21 @@ class Snapshotter:
             log.warning("old snapshots are not removed: %s", error)
         return finished
 
+    def _erase(self, shell: Shell) -> None:
+        """What the newest snapshot made needless goes; before that, nothing of it does."""
+        self._writing = True
+        doomed = self._sealing.undone
+        shell.do(Io("erase keys", partial(self._sealing.erase, doomed), partial(self._erased, shell)))
+
+    def _erased(self, shell: Shell, ended: Done | Broke) -> None:
+        self._writing = False
+        match ended:
+            case Done():
+                self._sealing.undone = Doomed()
+            case Broke(error):
+                log.warning("keys of ended runs are not erased yet: %s", error)
+                self._sealing.failed(shell)
+
     def _remove_old(self) -> None:
         kept = kept_manifests(self._store, self._partition)
         for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
@@ -139,6 +186,7 @@ class Snapshotter:
         header: SnapshotHeader,
         dirty: list[str],
         left: dict[str, None],
+        doomed: Doomed,
         ended: Done | Broke,
     ) -> None:
         self._writing = False
@@ -146,19 +194,11 @@ class Snapshotter:
             case Done(finished):
                 self._manifest = finished.manifest
                 shell.snapshot_taken(finished.manifest, dirty)
+                self._sealing.undone = doomed
             case Broke(error):
                 # Whatever it was, these runs are in no snapshot.
                 log.warning("snapshot not written: %s", error)
                 shell.dirty.update(dict.fromkeys(dirty))
                 shell.put_back_left(left)
+                self._sealing.again(shell)
         self._base_segment, self._base_seq = header.segment_number, header.base_seq
-
-
-def _add_memory(shelves: Shelves, writer: SnapshotWriter, item: str) -> int:
-    """Take an item of long-term memory, or leave it out from now on if its entry is gone."""
-    found = shelves.encode(item)
-    if found is None:
-        writer.drop(item)
-        return 0
-    writer.add(item, found.seq, found.data)
-    return len(found.data)

@@ -91,6 +91,9 @@ class RunView(msgspec.Struct, frozen=True):
     """Cost beyond what was reserved."""
     artifacts: tuple[KeptArtifact, ...] = ()
     """Of a root run: its own and those of its child runs."""
+    content_key: bytes = b""
+    """Reference to the key that seals its content."""
+    forgotten: bool = False
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -218,6 +221,8 @@ def run_view(engine: Engine, run: Run) -> RunView:
         engine.compacted,
         run.overrun_nanousd,
         tuple(run.artifacts),
+        run.key,
+        run.forgotten,
     )
 
 

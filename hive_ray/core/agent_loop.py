@@ -12,12 +12,20 @@ from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.routing import losing_keys
-from hive_ray.core.run import Loop, Run, Visit
+from hive_ray.core.run import Loop, Run, Step, Visit
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, ToolPlan
 
 
 def tool_plan(node: NodePlan, name: str) -> ToolPlan | None:
     return next((tool for tool in node.tools if tool.name == name), None)
+
+
+def is_conversation(node: NodePlan, visit: Visit, step: Step | None = None) -> bool:
+    """Whether what is said in a visit, or comes of a step of it, must not outlive the run.
+
+    A loop's results are told again when its node ends, and that outlives it.
+    """
+    return visit.loop is not None and not node.record and (step is None or step.kind is not StepKind.DECIDE)
 
 
 def begin(run: Run, graph: CompiledGraph, visit: Visit) -> Draft:
@@ -117,4 +125,4 @@ def _ask_client(run: Run, node: NodePlan, visit: Visit, loop: Loop, now: Moment)
         node.human.owner if node.human else "",
     )
     need = f"node {node.id} talks to its client: answer with signal, or end it with complete"
-    return draft(event, StepContent(message=need, outputs=shown))
+    return draft(event, StepContent(message=need, outputs=shown), is_conversation(node, visit))

@@ -157,6 +157,7 @@ def _child(
         item=number,
         depth=run.depth + 1,
         graph_name=body.name or body.id,
+        key=run.key,
     )
     return draft(event, StepContent(outputs=given, facts=_facts(body, given)))
 

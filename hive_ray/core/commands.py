@@ -33,6 +33,10 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """Wall time; 0: the graph's default."""
     principal: str = ""
     traceparent: str = ""
+    key: bytes = b""
+    """Reference to the run's content key, never used before; empty: the controller gives one."""
+    plain_digest: str = ""
+    """The digest as a state of feature level 1 keeps it, for repeats of what was sent before."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -53,6 +57,9 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
     """Wall time; 0: the graph's default."""
     principal: str = ""
     traceparent: str = ""
+    key: bytes = b""
+    """As in ``Submit``."""
+    plain_digest: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -64,6 +71,13 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 class Pause(msgspec.Struct, frozen=True, tag=True):
     run: str
     reason: str = ""
+    principal: str = ""
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Give up the content of a run that has ended, for good."""
+
+    run: str
     principal: str = ""
 
 
@@ -81,6 +95,8 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
     content: StepContent
     principal: str = ""
     digest: str = ""
+    plain_digest: str = ""
+    """As in ``Submit``."""
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):
@@ -181,4 +197,5 @@ Command = (
     | RaiseLevel
     | PutMemory
     | DeleteMemory
+    | Forget
 )

@@ -26,6 +26,7 @@ from hive_ray.core import (
     people,
     remembering,
     routing,
+    sealing,
     steps,
 )
 from hive_ray.core import events as ev
@@ -36,6 +37,7 @@ from hive_ray.core.commands import (
     Complete,
     CorrectCost,
     DeleteMemory,
+    Forget,
     Fork,
     Moment,
     Pause,
@@ -278,8 +280,10 @@ class Engine:
         known = self._known(command)
         if known is not None:
             return known
-        graph = self.graphs[command.graph]
-        self._record([lifecycle.submit(command, graph, now)], now)
+        key = sealing.key_for(command, self.fleet.feature_level)
+        if isinstance(key, Refused):
+            return key
+        self._record([lifecycle.submit(command, self.graphs[command.graph], key, now)], now)
         run = self.runs[command.run]
         self._begin(run, now)
         return run
@@ -288,7 +292,8 @@ class Engine:
         """The run that the same command, or another one under the same key, has begun."""
         if command.idempotency_key:
             known = self.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
-            if known is not None and known.digest != command.digest:
+            digests = (command.digest, command.plain_digest or command.digest)
+            if known is not None and known.digest not in digests:
                 return Refused(
                     "mismatch",
                     f"Idempotency-Key {command.idempotency_key} belongs to run {known.run}, another body",
@@ -319,7 +324,10 @@ class Engine:
         successor = self.successors.get(command.origin.run) if command.origin.resumes else None
         if successor is not None:
             return self.runs[successor]
-        decided = forking.fork(command, self.graphs[command.graph], now)
+        key = sealing.key_for(command, self.fleet.feature_level)
+        if isinstance(key, Refused):
+            return key
+        decided = forking.fork(command, self.graphs[command.graph], key, now)
         if isinstance(decided, Refused):
             return decided
         self._record([decided], now)
@@ -329,13 +337,29 @@ class Engine:
         return run
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
-        return self._on_run(command.run, lambda run: lifecycle.cancel(run, command), now)
+        level = self.fleet.feature_level
+        return self._on_run(command.run, lambda run: lifecycle.cancel(run, command, level), now)
 
     def pause(self, command: Pause, now: Moment) -> Run | Refused:
-        answer = self._on_run(command.run, lambda run: lifecycle.pause(run, command), now)
+        level = self.fleet.feature_level
+        answer = self._on_run(command.run, lambda run: lifecycle.pause(run, command, level), now)
         for child in self._live_children(command.run):
             self.pause(Pause(child, command.reason, command.principal), now)
         return answer
+
+    def forget(self, command: Forget, now: Moment) -> Run | Refused:
+        """Give up a run's content; its keys are erased once a snapshot shows it."""
+        run = self.runs.get(command.run)
+        if run is None:
+            return _no_run(command.run)
+        family = [one for one in self.runs.values() if one.parent and self._payer(one) is run]
+        names = {run.id, *(one.id for one in family)}
+        forks = [one for one in self.runs.values() if one.origin is not None and one.origin.run in names]
+        decided = lifecycle.forget(run, family, forks, command)
+        if isinstance(decided, Refused):
+            return decided
+        self._record(decided, now)
+        return run
 
     def resume(self, command: Resume, now: Moment) -> Run | Refused:
         """End an operator's pause and every wait at a pause node."""
@@ -359,7 +383,7 @@ class Engine:
             return _no_run(command.run)
         earlier = run.answers.get(command.approval)
         if earlier is not None:
-            if earlier == runs.answer_digest(command.decision, command.digest):
+            if earlier in runs.answer_digests(command.decision, command.digest, command.plain_digest):
                 return run
             return Refused(
                 "conflict", f"approval {command.approval} is already resolved: {earlier.split(':')[0]}"
@@ -524,7 +548,7 @@ class Engine:
         if worker is None:
             return
         held = list(worker.leases)
-        self._record([Draft(ev.WorkerLost("", name, reason))], now)
+        self._record([sealing.reasoned(ev.WorkerLost("", name, reason), self.fleet.feature_level)], now)
         for run_id, serial, call, attempt in held:
             message = f"the worker {name} that ran this attempt is gone ({reason})"
             failure = FailureKind.WORKER_LOST
@@ -718,6 +742,7 @@ class Engine:
             self._prompt_limit(run, node, visit, step, inputs),
             memory,
             self.fleet.feature_level,
+            run.key,
         )
 
     def _prompt_limit(
@@ -780,7 +805,8 @@ class Engine:
             return
         parent = self.runs[child.parent]
         if parent.paused:
-            self._record([Draft(ev.RunPaused(child.id, parent.reason))], now)
+            paused = ev.RunPaused(child.id, parent.reason)
+            self._record([sealing.reasoned(paused, self.fleet.feature_level)], now)
         self._begin(child, now)
 
     def _cancel_orphaned_children(self, run: Run, now: Moment) -> None:
@@ -922,6 +948,7 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     Submit: Engine.submit,
     Fork: Engine.fork,
     Cancel: Engine.cancel,
+    Forget: Engine.forget,
     Pause: Engine.pause,
     Resume: Engine.resume,
     Resolve: Engine.resolve,

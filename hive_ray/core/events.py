@@ -42,6 +42,8 @@ class RunSubmitted(Event, frozen=True, gc=False):
     item: int = -1
     depth: int = 0
     graph_name: str = ""
+    key: bytes = b""
+    """Reference to the key that seals the run's content; its root's; empty: it stays plain."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,9 +82,13 @@ class RunForked(Event, frozen=True, gc=False):
     principal: str = ""
     traceparent: str = ""
     graph_name: str = ""
+    key: bytes = b""
+    """As in ``RunSubmitted``."""
 
 
 class RunPaused(Event, frozen=True, gc=False):
+    """Content: ``message`` is the reason; ``reason`` is what a state of feature level 1 has in its place."""
+
     reason: str
     principal: str = ""
 
@@ -107,7 +113,15 @@ class RunFailed(Event, frozen=True, gc=False):
 
 
 class RunCancelled(Event, frozen=True, gc=False):
+    """Content: as in ``RunPaused``."""
+
     reason: str
+    principal: str = ""
+
+
+class RunForgotten(Event, frozen=True, gc=False):
+    """All content of a run that had ended is given up; its keys are erased once a snapshot shows this."""
+
     principal: str = ""
 
 
@@ -366,6 +380,8 @@ class WorkerAttached(Event, frozen=True, gc=False):
 
 
 class WorkerLost(Event, frozen=True, gc=False):
+    """Content: as in ``RunPaused``."""
+
     worker: str
     reason: str
 
@@ -421,6 +437,7 @@ EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
         RunSubmitted, RunForked, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
+        RunForgotten,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
@@ -437,13 +454,15 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     event: Event
     content: bytes = b""
     decoded: StepContent = NOTHING
+    conversation: bool = False
+    """The content is part of a conversation: it does not outlive the run."""
 
 
 _encode_content = msgspec.msgpack.Encoder().encode
 
 
-def draft(event: Event, content: StepContent | None = None) -> Draft:
+def draft(event: Event, content: StepContent | None = None, conversation: bool = False) -> Draft:
     """Pair an event with its content."""
     if content is None:
         return Draft(event)
-    return Draft(event, _encode_content(content), content)
+    return Draft(event, _encode_content(content), content, conversation)

@@ -6,7 +6,7 @@ release before it can open the state again until somebody raises the level.
 
 from __future__ import annotations
 
-from hive_ray.core.commands import Command, CorrectCost, DeleteMemory, Fork, PutMemory, Refused
+from hive_ray.core.commands import Command, CorrectCost, DeleteMemory, Forget, Fork, PutMemory, Refused
 
 FIRST = 1
 """What release 0.1.0 wrote."""
@@ -23,6 +23,7 @@ GAINS = {
 _COMMANDS: dict[type[Command], tuple[int, str]] = {
     Fork: (2, "forking a run"),
     CorrectCost: (2, "correcting the ledger"),
+    Forget: (2, "forgetting a run"),
     PutMemory: (2, "long-term memory"),
     DeleteMemory: (2, "long-term memory"),
 }
@@ -32,6 +33,10 @@ def refuse(command: Command, present: int) -> Refused | None:
     """The refusal of a command whose events a state of level ``present`` cannot hold."""
     needed = _COMMANDS.get(type(command))
     return needs(needed[0], present, needed[1]) if needed is not None else None
+
+
+SEALED = 2
+"""Content may be sealed, reasons in free text are content, and runs can be forgotten."""
 
 
 def needs(level: int, present: int, what: str) -> Refused | None:

@@ -365,8 +365,12 @@ def change(state: Run, values: Mapping[str, Value], facts: Mapping[str, Any]) ->
 # --- the new run ---------------------------------------------------------------------------------
 
 
-def fork(command: Fork, graph: CompiledGraph, now: Moment) -> Draft | Refused:
-    """The first event of a run that goes on from another's state."""
+def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> Draft | Refused:
+    """The first event of a run that goes on from another's state.
+
+    Args:
+        key: reference to the content key of the new run.
+    """
     if len(command.content.state) > MOST_BYTES:
         size = len(command.content.state)
         return Refused("invalid", f"the state at the cut has {size} bytes, more than {MOST_BYTES}")
@@ -384,5 +388,6 @@ def fork(command: Fork, graph: CompiledGraph, now: Moment) -> Draft | Refused:
         command.principal,
         command.traceparent,
         graph.name or graph.id,
+        key,
     )
     return draft(event, command.content)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hive_ray.core import events as ev
-from hive_ray.core.commands import Cancel, Moment, Pause, Refused, Resume, Submit
+from hive_ray.core.commands import Cancel, Forget, Moment, Pause, Refused, Resume, Submit
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.routing import fail_run
 from hive_ray.core.run import Run, Visit
+from hive_ray.core.sealing import reasoned
 from hive_ray.core.steps import fail_node
 from hive_ray.graph.compiled import CompiledGraph
 
 
-def submit(command: Submit, graph: CompiledGraph, now: Moment) -> Draft:
-    """The first event of a run."""
+def submit(command: Submit, graph: CompiledGraph, key: bytes, now: Moment) -> Draft:
+    """The first event of a run.
+
+    Args:
+        key: reference to the run's content key.
+    """
     budget = command.budget_nanousd if command.budget_nanousd >= 0 else graph.budget_nanousd
     event = ev.RunSubmitted(
         command.run,
@@ -28,26 +35,49 @@ def submit(command: Submit, graph: CompiledGraph, now: Moment) -> Draft:
         command.principal,
         command.traceparent,
         graph_name=graph.name or graph.id,
+        key=key,
     )
     return draft(event, command.content)
 
 
-def cancel(run: Run, command: Cancel) -> list[Draft] | Refused:
+def cancel(run: Run, command: Cancel, level: int) -> list[Draft] | Refused:
     """Cancelling twice is no fault; cancelling what has ended otherwise is a conflict."""
     if run.status == "cancelled":
         return []
     if run.terminal:
         return Refused("conflict", f"run {run.id} has ended already: it is {run.status}")
-    return [Draft(ev.RunCancelled(run.id, command.reason, command.principal))]
+    return [reasoned(ev.RunCancelled(run.id, command.reason, command.principal), level)]
 
 
-def pause(run: Run, command: Pause) -> list[Draft] | Refused:
+def pause(run: Run, command: Pause, level: int) -> list[Draft] | Refused:
     if run.terminal:
         return Refused("conflict", f"run {run.id} has ended already: it is {run.status}")
     if run.paused:
         return []
     reason = command.reason or "paused by an operator"
-    return [Draft(ev.RunPaused(run.id, reason, command.principal))]
+    return [reasoned(ev.RunPaused(run.id, reason, command.principal), level)]
+
+
+def forget(run: Run, family: Iterable[Run], forks: Iterable[Run], command: Forget) -> list[Draft] | Refused:
+    """Give up the content of a run that has ended, and of its children.
+
+    Args:
+        family: runs that were begun for it, at any depth.
+        forks: runs that began with its state, or with that of one of its children.
+    """
+    if run.parent:
+        return Refused(
+            "conflict", f"run {run.id} belongs to run {run.parent}: forget the one that began them"
+        )
+    if not run.terminal:
+        return Refused("conflict", f"run {run.id} is {run.status}: cancel it first")
+    if not run.key and not run.forgotten:
+        why = "it began before this state could hold sealed content, and its journal is plain"
+        return Refused("conflict", f"run {run.id} cannot be forgotten by its key: {why}")
+    copies = ", ".join(fork.id for fork in forks if not fork.forgotten)
+    if copies:
+        return Refused("conflict", f"run {run.id} goes on in {copies}: forget that first")
+    return [Draft(ev.RunForgotten(one.id, command.principal)) for one in (run, *family) if not one.forgotten]
 
 
 def resume(run: Run, command: Resume) -> list[Draft] | Refused:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from hive_ray.core import events as ev
-from hive_ray.core.messages import StepContent
+from hive_ray.core.keys import STATE_KEY
+from hive_ray.core.messages import ERASED, StepContent
 from hive_ray.core.values import Value
 
 ANY_VERSION = -1
@@ -22,6 +23,7 @@ ANY_VERSION = -1
 ABSENT = 0
 """The version of a key that is not there."""
 
+_OF_STATE = "memory-"
 _SHELF = "shelf/"
 _ENTRY = "entry/"
 
@@ -83,7 +85,12 @@ def blob_owner(scope: str, owner: str) -> str:
     """Whose blobs the large values of a shelf are: a run's own go with it, others outlive every run."""
     if scope == "run":
         return owner
-    return f"memory-{scope}-{hashlib.blake2b(owner.encode(), digest_size=16).hexdigest()}"
+    return f"{_OF_STATE}{scope}-{hashlib.blake2b(owner.encode(), digest_size=16).hexdigest()}"
+
+
+def blob_key(owner: str, run_key: bytes) -> bytes:
+    """Reference to the key of an owner's blobs, as a run with that key knows it."""
+    return STATE_KEY if run_key and owner.startswith(_OF_STATE) else run_key
 
 
 def apply(
@@ -95,6 +102,8 @@ def apply(
     """
     shelf.version = max(shelf.version, event.version)
     shelf.seq = max(shelf.seq, seq)
+    if content is ERASED:
+        return 0
     ((key, value),) = content.outputs.items()
     known = shelf.entries.get(key)
     if known is not None and known.version >= event.version:

@@ -105,6 +105,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     memory: MemoryGiven | None = None
     level: int = 1
     """Feature level of the state: what the step may write."""
+    content_key: bytes = b""
+    """Reference to the key of the run (``core.keys``): large values are sealed with it."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:
@@ -165,6 +167,10 @@ class StepContent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """As in ``Turn``, of ``delta``."""
     artifacts: tuple[Artifact, ...] = ()
     """Files that the step made; written as blobs before it was reported."""
+
+
+ERASED = StepContent(message="[erased]")
+"""Stands for a content whose key was erased; compare by identity. Whoever applies it leaves things out."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):

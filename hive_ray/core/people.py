@@ -66,7 +66,8 @@ def resolve(run: Run, graph: CompiledGraph, command: Resolve, now: Moment) -> li
     event = ev.ApprovalResolved(
         run.id, visit.serial, wait.approval, command.decision, command.principal, command.digest
     )
-    resolved = draft(event, command.content)
+    said = agent_loop.is_conversation(graph.nodes[visit.node], visit)
+    resolved = draft(event, command.content, said)
     return [resolved, *_after_answer(run, graph, visit, wait, command.decision, command.content, now)]
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
-from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn, Usage
+from hive_ray.core.messages import ERASED, StepContent, StepKind, ToolCall, Turn, Usage
 from hive_ray.core.values import Value, inline
 
 ERROR_KEY = "_error"
@@ -261,6 +261,10 @@ class Run(msgspec.Struct):
     """Sequence number of its own last event: what readers of its history can reach."""
     segments: list[int] = []
     """Numbers of the journal segments that hold events of this run and were not compacted yet."""
+    key: bytes = b""
+    """Reference to the key that seals its content: see ``core.keys``."""
+    forgotten: bool = False
+    """Its content was given up."""
     origin: ev.Origin | None = None
     """Of a fork: where it comes from."""
     serial_base: int = 0
@@ -357,6 +361,12 @@ def answer_digest(decision: str, digest: str) -> str:
     return f"{decision}:{digest}"
 
 
+def answer_digests(decision: str, digest: str, plain: str) -> tuple[str, ...]:
+    """The same, also as it was kept before digests had a secret."""
+    known = answer_digest(decision, digest)
+    return (known, answer_digest(decision, plain)) if plain else (known,)
+
+
 def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
     """The state after ``RunSubmitted``."""
     return Run(
@@ -379,6 +389,7 @@ def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
         budget_nanousd=event.budget_nanousd,
         memory=dict(content.outputs),
         facts=dict(content.facts),
+        key=event.key,
     )
 
 
@@ -388,8 +399,10 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     Raises:
         msgspec.DecodeError: its content holds no state.
     """
-    run = decode_run(content.state)
+    # Without its content the state that it began with is gone: what comes behind no longer fits.
+    run = decode_run(content.state) if content is not ERASED else Run("", "", "", "", "")
     run.id = event.run
+    run.key = event.key
     run.request_id = event.request_id
     run.team = event.team
     run.agent = event.agent
@@ -483,6 +496,10 @@ def keep_artifacts(root: Run, event: ev.StepSucceeded, content: StepContent, at_
 
 
 def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None) -> None:
+    if content is ERASED:
+        # Conversations of runs that ended: what was said is gone, and nobody goes on with it.
+        loop.turns += step.kind is not StepKind.TOOL
+        return
     if step.kind is StepKind.TOOL:
         result = content.outputs["result"]
         loop.results[step.turn] = Turn("tool", result, loop.calls[step.turn].call_id, step.name)
@@ -535,7 +552,8 @@ def _tool_call_failed(run: Run, event: ev.ToolCallFailed, content: StepContent, 
     visit = run.visits[event.serial]
     step = visit.steps.pop(event.call)
     assert visit.loop is not None
-    _tool_turn_failed(visit.loop, step, content.message)
+    if content is not ERASED:
+        _tool_turn_failed(visit.loop, step, content.message)
 
 
 def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, at_us: int) -> None:
@@ -719,9 +737,10 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
     if wait.reason == "client" and event.decision == "answer" and visit.loop is not None:
         _begin_turn(visit.loop)
         visit.loop.turns = 0
-        said = content.outputs["said"]
-        visit.loop.conversation.append(Turn("user", said))
-        visit.loop.appended_bytes += said.size
+        if content is not ERASED:
+            said = content.outputs["said"]
+            visit.loop.conversation.append(Turn("user", said))
+            visit.loop.appended_bytes += said.size
     if wait.reason == "outcome_unknown":
         step = visit.steps[wait.call]
         run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
@@ -750,7 +769,7 @@ def _memory_changed(
 
 def _run_paused(run: Run, event: ev.RunPaused, content: StepContent, at_us: int) -> None:
     run.paused = True
-    run.reason = event.reason
+    run.reason = event.reason or content.message
 
 
 def _run_resumed(run: Run, event: ev.RunResumed, content: StepContent, at_us: int) -> None:
@@ -776,6 +795,7 @@ def _finish(run: Run, status: RunStatus, at_us: int) -> None:
     run.visits = {}
     run.tokens = []
     run.ended = []
+    run.conversation = []
     run.status = status
     run.paused = False
     run.finished_us = at_us
@@ -796,7 +816,21 @@ def _run_failed(run: Run, event: ev.RunFailed, content: StepContent, at_us: int)
 
 def _run_cancelled(run: Run, event: ev.RunCancelled, content: StepContent, at_us: int) -> None:
     _finish(run, RunStatus.CANCELLED, at_us)
-    run.reason = event.reason
+    run.reason = event.reason or content.message
+
+
+def _run_forgotten(run: Run, event: ev.RunForgotten, content: StepContent, at_us: int) -> None:
+    """What remains is what may be read anyway: kinds, times, costs, names."""
+    run.forgotten = True
+    run.memory = {}
+    run.facts = {}
+    run.writers = {}
+    run.output_keys = []
+    run.artifacts = []
+    run.shelf = None
+    run.message = ""
+    if run.status is RunStatus.CANCELLED:
+        run.reason = ""
 
 
 EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
@@ -826,6 +860,7 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.RunCancelled: _run_cancelled,
     ev.MemoryWritten: _memory_changed,
     ev.MemoryDeleted: _memory_changed,
+    ev.RunForgotten: _run_forgotten,
 }
 
 

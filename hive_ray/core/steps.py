@@ -138,7 +138,7 @@ def succeeded(
         resolved_by,
         0 if resolved_by else _overrun(run, outcome, step.reserved_nanousd),
     )
-    drafts = [Draft(event, outcome.content, content)]
+    drafts = [Draft(event, outcome.content, content, agent_loop.is_conversation(node, visit, step))]
     if single and node.decides:
         drafts.append(decide_edges(run, node, visit))
     return drafts
@@ -175,23 +175,24 @@ def failed(
     idempotent = is_idempotent(node, step)
     if not idempotent and _is_unseen(outcome):
         return [
-            _step_failed(run, visit, step, outcome, FailureKind.OUTCOME_UNKNOWN, message),
+            _step_failed(run, node, visit, step, outcome, FailureKind.OUTCOME_UNKNOWN, message),
             _ask_what_happened(run, node, visit, step, kind, now),
         ]
-    drafts = [_step_failed(run, visit, step, outcome, kind, message)]
+    drafts = [_step_failed(run, node, visit, step, outcome, kind, message)]
     may_repeat = idempotent or not outcome.started
     if may_repeat and _retries(node, step, kind) and _has_retries_left(node, step, outcome):
         drafts.append(_retry(run, node, visit, step, outcome, now))
     elif step.turn >= 0:
         failure = ev.ToolCallFailed(run.id, visit.serial, step.call, kind)
-        drafts.append(draft(failure, StepContent(message=f"{kind}: {message}")))
+        told = StepContent(message=f"{kind}: {message}")
+        drafts.append(draft(failure, told, agent_loop.is_conversation(node, visit, step)))
     else:
         drafts.append(fail_node(run, node, visit, kind, message))
     return drafts
 
 
 def _step_failed(
-    run: Run, visit: Visit, step: Step, outcome: Outcome, kind: FailureKind, message: str
+    run: Run, node: NodePlan, visit: Visit, step: Step, outcome: Outcome, kind: FailureKind, message: str
 ) -> Draft:
     event = ev.StepFailed(
         run.id,
@@ -206,7 +207,9 @@ def _step_failed(
         _is_unseen(outcome),
         _overrun(run, outcome, step.reserved_nanousd),
     )
-    return draft(event, StepContent(message=message))
+    # What a loop's tool says of its failure goes to the LLM; why an LLM failed is told to people.
+    said = step.turn >= 0 and agent_loop.is_conversation(node, visit, step)
+    return draft(event, StepContent(message=message), said)
 
 
 def fail_node(run: Run, node: NodePlan, visit: Visit, kind: FailureKind | str, message: str) -> Draft:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
 
-from hive_ray.config import Settings
-from hive_ray.observe.redaction import redact, register_key_names
+from hive_ray.config import Settings, resolve
+from hive_ray.errors import ConfigError
+from hive_ray.observe.redaction import redact, register_key_names, register_secrets
 
 QUIET = ("httpx2", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
 """Packages whose lines below WARNING would repeat every request."""
@@ -30,6 +32,7 @@ def configure(settings: Settings, component: str, stream: TextIO | None = None) 
         stream: stderr unless given.
     """
     register_key_names(settings.observe.redact_keys)
+    register_secrets(_keys(settings))
     before = _before_redaction(component)
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -45,6 +48,17 @@ def configure(settings: Settings, component: str, stream: TextIO | None = None) 
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
+
+
+def _keys(settings: Settings) -> Iterator[str]:
+    """The keys that seal content, as text; those that cannot be read are reported where they are used."""
+    with suppress(ConfigError):
+        for reference in settings.keys.secret_references():
+            yield resolve(reference)
+    own = settings.own_key_file()
+    with suppress(OSError, UnicodeDecodeError):
+        if own is not None:
+            yield own.read_text("ascii").strip()
 
 
 def _before_redaction(component: str) -> list[Processor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from hive_ray.config import SecretRef, Settings, VaultSettings, resolve
 from hive_ray.errors import ConfigError, Fault
@@ -72,22 +70,13 @@ def _older_plain_keys(store: Store) -> list[bytes]:
     return [_plain_key(life.environment) for life in lives]
 
 
-def default_key_file(settings: Settings) -> Path | None:
-    """Where a state in a folder has its key unless another is configured: beside the folder, not in it."""
-    parts = urlsplit(settings.state.url)
-    if parts.scheme != "file":
-        return None
-    folder = Path(unquote(parts.path))
-    return folder.parent / "keys" / f"{folder.name}.key"
-
-
 def _present_key(settings: Settings, create: bool) -> KeyProvider:
     keys = settings.keys
     if keys.vault is not None:
         return _vault(keys.vault)
     if keys.key is not None:
         return local_key(keys.key, "keys.key")
-    file = default_key_file(settings)
+    file = settings.own_key_file()
     if file is not None:
         return key_in_file(file, create)
     if settings.state.url.startswith("memory:"):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,6 +27,7 @@ PAGES_KEPT = 1024
 """Pages in memory, 16 KiB each."""
 CIPHERS_KEPT = 16_384
 _ERASE_TRIES = 100
+_READERS = 8
 
 Holders = Callable[[bool], tuple[KeyProvider, Sequence[KeyProvider]]]
 """The present key and the old ones. The flag: nothing is sealed yet, so a missing key may be made."""
@@ -66,6 +68,7 @@ class Keyring:
         self._intermediate: dict[int, bytes] = {}
         self._pages: OrderedDict[bytes, Page] = OrderedDict()
         self._ciphers: dict[bytes, AESGCM] = {}
+        self._digest_key = b""
         self._stale_at = 0.0
         self._lock = threading.RLock()
 
@@ -117,11 +120,24 @@ class Keyring:
 
     def digest_key(self) -> bytes:
         """The secret that keys digests of content."""
-        return self._page(page_of(DIGEST_KEY)).key(slot_of(DIGEST_KEY))
+        if not self._digest_key:
+            self._digest_key = self._page(page_of(DIGEST_KEY)).key(slot_of(DIGEST_KEY))
+        return self._digest_key
 
     def load(self, ref: bytes) -> None:
         """Read a key's page ahead of its use."""
         self._page(page_of(ref))
+
+    def load_all(self, refs: Iterable[bytes]) -> None:
+        """Read the pages of keys ahead of their use, several at a time; as many as are kept."""
+        pages = list(dict.fromkeys(map(page_of, refs)))[:PAGES_KEPT]
+        self.open()
+        if self._store.inline or len(pages) < 2:
+            for page in pages:
+                self._page(page)
+            return
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(self._page, pages))
 
     def knows(self, ref: bytes) -> bool:
         """Whether a key can be used without reading anything."""
@@ -146,17 +162,21 @@ class Keyring:
     def _page(self, page: bytes) -> Page:
         with self._lock:
             found = self._pages.get(page)
-            if found is None:
-                found = self._keep(self._read(page))
-            else:
+            if found is not None:
                 self._pages.move_to_end(page)
-            return found
+                return found
+        return self._keep(self._read(page))
 
     def _keep(self, page: Page) -> Page:
-        self._pages[page.page] = page
-        if len(self._pages) > PAGES_KEPT:
-            self._pages.popitem(last=False)
-        return page
+        """Remember a page, unless a newer version of it was remembered while this one was read."""
+        with self._lock:
+            known = self._pages.get(page.page)
+            if known is not None and known.version > page.version:
+                return known
+            self._pages[page.page] = page
+            if len(self._pages) > PAGES_KEPT:
+                self._pages.popitem(last=False)
+            return page
 
     def _read(self, page: bytes) -> Page:
         self.open()
@@ -182,8 +202,7 @@ class Keyring:
         folder = page_folder(page.page)
         if not versions.replace(self._store, folder, 1, self._sealed(page)):
             raise StoreError(f"{self._store.url}/{folder} exists already")
-        with self._lock:
-            return self._keep(page)
+        return self._keep(page)
 
     def erase(self, refs: Iterable[bytes]) -> int:
         """Make keys unreadable for good; returns how many pages were written. Repeating it is harmless.
@@ -210,8 +229,7 @@ class Keyring:
 
     def _drop(self, page: Page, slots: list[int]) -> None:
         with self._lock:
-            if page.page in self._pages:
-                self._pages[page.page] = page
+            self._keep(page)
             for ref in [r for r in self._ciphers if page_of(r) == page.page and slot_of(r) in slots]:
                 del self._ciphers[ref]
 

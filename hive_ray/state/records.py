@@ -7,8 +7,9 @@ from typing import NamedTuple
 import msgspec
 
 from hive_ray.core.events import EVENTS, NOTHING, Draft, Event
-from hive_ray.core.messages import StepContent
-from hive_ray.errors import Corrupt, TooNew
+from hive_ray.core.keys import NO_KEY, conversation_key
+from hive_ray.core.messages import ERASED, StepContent
+from hive_ray.errors import Corrupt, KeyErased, TooNew
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.segments import Columns, Row
 
@@ -24,6 +25,7 @@ class Recorded(NamedTuple):
     time_us: int
     event: Event
     content: StepContent
+    """``ERASED`` if its key was erased."""
 
 
 class Rows:
@@ -41,14 +43,21 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, seq: int, time_us: int, drafted: Draft) -> None:
+    def add(self, seq: int, time_us: int, drafted: Draft, key: bytes = NO_KEY) -> None:
+        """Take an event in.
+
+        Args:
+            key: reference to the key of its run, or of the state.
+        """
         event = drafted.event
         content = drafted.content
         run = event.run
         body = _encode(event)
         self._bytes += len(body) + len(content) + ROW_BYTES
         if content:
-            content = self._codec.seal(content, (run, str(seq)))
+            if drafted.conversation:
+                key = conversation_key(key)
+            content = self._codec.seal(content, (run, str(seq)), key)
         self._rows.append((seq, time_us, run, event.__class__.__name__, body, content))
 
     def cut(self) -> None:
@@ -100,10 +109,12 @@ def read_row(name: str, row: Row, codec: ContentCodec) -> Recorded | None:
     event = decode_event(name, row)
     if event is None:
         return None
+    content = NOTHING
     try:
-        content = NOTHING
         if row.content:
             content = _decode_content(codec.open(row.content, (row.run, str(row.seq))))
+    except KeyErased:
+        content = ERASED
     except msgspec.MsgspecError as error:
         raise Corrupt(name, f"row {row.seq} ({row.kind}) does not decode: {error}") from error
     return Recorded(row.seq, row.time_us, event, content)

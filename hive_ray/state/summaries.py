@@ -24,7 +24,8 @@ def summary_row(run: Run, state: bytes) -> RunRow:
         date_of(run.submitted_us),
         run.team,
         str(run.status),
-        run.reason or None,
+        # Why somebody cancelled a run is content where content is sealed: it is in the state.
+        None if run.key and run.status is RunStatus.CANCELLED else run.reason or None,
         run.agent,
         run.graph_name,
         run.graph,
@@ -112,6 +113,7 @@ def _readable(line: dict[str, Any]) -> Run:
         attempts=line["attempts"],
         seq=line["seq"],
         told=line["seq"],
+        forgotten=True,
     )
 
 

@@ -132,8 +132,8 @@ def _executor(settings: Settings) -> Executor:
             return value.whole_or_item(decode_value(Value(blobs.get(BlobRef(value.blob, value.size)))))
         return decode_value(value)
 
-    def store(run: str, data: bytes) -> Value:
-        ref = blobs.put(run, data)
+    def store(run: str, data: bytes, key: bytes) -> Value:
+        ref = blobs.put(run, data, key)
         return Value(b"", ref.name, ref.size)
 
     return Executor(settings, Graphs(blobs), load, store)

@@ -17,6 +17,8 @@ import msgspec
 from hive_ray import config
 from hive_ray.config import Settings
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.keys import conversation_key
+from hive_ray.core.longterm import blob_key
 from hive_ray.core.messages import (
     Lease,
     MemoryWrite,
@@ -59,14 +61,14 @@ _now = time.perf_counter_ns
 _LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
 
 Load = Callable[[Value], Any]
-Store = Callable[[str, bytes], Value]
+Store = Callable[[str, bytes, bytes], Value]
 
 
 class _TooLargeInline(Exception):
     """A value must go to the store, which may not be done on the event loop."""
 
 
-def _refuse_store(_run: str, _data: bytes) -> Value:
+def _refuse_store(_run: str, _data: bytes, _key: bytes) -> Value:
     raise _TooLargeInline
 
 
@@ -76,7 +78,7 @@ class Executor:
     Args:
         graphs: the compiled graph behind a hash.
         load: the decoded value behind a blob; may block.
-        store: writes msgpack bytes of a run as a blob; may block.
+        store: writes msgpack bytes of a run as a blob, under a key of it; may block.
         registry: Python tools; by default those of ``settings.tools.modules``.
         gateway: LLMs; by default those of ``settings.models``.
     """
@@ -307,9 +309,9 @@ class Executor:
             message = f"an input cannot be read: {error}"
             raise StepError(FailureKind.TOOL_UNAVAILABLE, message, started=False) from error
 
-    def _stored(self, run: str, data: bytes, store: Store) -> Value:
+    def _stored(self, run: str, data: bytes, key: bytes, store: Store) -> Value:
         try:
-            return store(run, data)
+            return store(run, data, key)
         except StoreError as error:
             message = f"an output cannot be stored: {error}"
             raise StepError(FailureKind.TOOL_UNAVAILABLE, message, unknown=True) from error
@@ -326,7 +328,7 @@ class Executor:
             return Packed(self._content(lease, graph, produced, store))
 
         def put(owner: str, data: bytes) -> Value:
-            return self._stored(owner, data, store)
+            return self._stored(owner, data, blob_key(owner, lease.content_key), store)
 
         content = self._content(lease, graph, produced, store)
         memory = writes_of(produced.context, lease, lambda value: _packed(value, lease), put)
@@ -338,8 +340,9 @@ class Executor:
 
     def _content(self, lease: Lease, graph: CompiledGraph, produced: Produced, store: Store) -> bytes:
         room = self._max_bytes
+        said = lease.content_key if graph.nodes[lease.node].record else conversation_key(lease.content_key)
 
-        def pack(value: Any, place: str) -> Value:
+        def pack(value: Any, place: str, key: bytes = said) -> Value:
             nonlocal room
             data = _packed(value, lease)
             if bad := not_finite(data, value, place):
@@ -354,10 +357,11 @@ class Executor:
                 raise StepError(FailureKind.RESOURCE_LIMIT, message)
             if size <= INLINE_LIMIT_BYTES:
                 return Value(data, "", size)
-            blob = self._stored(lease.run, data, store)
+            blob = self._stored(lease.run, data, key, store)
             return stored(value, blob.blob, blob.size)
 
-        outputs = {key: pack(value, key) for key, value in produced.outputs.items()}
+        kept = said if _is_told_to_llm(lease, graph) else lease.content_key
+        outputs = {name: pack(value, name, kept) for name, value in produced.outputs.items()}
         facts = extract_facts(graph, produced.outputs) if graph.facts and outputs else {}
         if produced.delta is None and produced.question is None and not produced.calls:
             # Functions and tools end here; nothing of a conversation to pack.
@@ -416,6 +420,11 @@ class Executor:
             return self._graphs(lease.graph).nodes[lease.node]
         except Exception:  # noqa: BLE001 - a second failure must not hide the one being reported
             return None
+
+
+def _is_told_to_llm(lease: Lease, graph: CompiledGraph) -> bool:
+    """A tool's result in an agent loop is part of the conversation, not of the node's outputs."""
+    return lease.kind is StepKind.TOOL and graph.nodes[lease.node].kind in _LOOPS
 
 
 async def _within(step: asyncio.Task[Outcome], limit_s: float | None) -> bool:

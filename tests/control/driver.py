@@ -8,10 +8,12 @@ from typing import Any
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import recover
+from hive_ray.control.sealing import Sealing
 from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.commands import Command
 from hive_ray.core.fleet import AttemptRef
+from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.core.messages import (
     AttachReply,
     AttachRequest,
@@ -22,8 +24,9 @@ from hive_ray.core.messages import (
 )
 from hive_ray.graph.compiled import CompiledGraph, encode_graph
 from hive_ray.state.blobs import Blobs
-from hive_ray.state.content import PlainCodec
+from hive_ray.state.content import PlainCodec, SealingCodec
 from hive_ray.state.journal import write_pending
+from hive_ray.state.keyring import Keyring
 from hive_ray.state.owner import Owner
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
@@ -52,26 +55,29 @@ class Driver:
         park_after_us: int = -1,
         retention: Retention | None = None,
         clock: Clock = START,
+        keys: Keyring | None = None,
         **limits: Any,
     ) -> None:
         """``park_after_us``: runs leave memory and history is kept; below 0 neither."""
         self.store = store
-        blobs = Blobs(store, PlainCodec(), b"k" * 32)
+        self.codec = SealingCodec(keys) if keys else PlainCodec()
+        self.blobs = blobs = Blobs(store, self.codec, b"k" * 32, keys.digest_key if keys else None)
         for graph in graphs:
-            blobs.put_graph(graph.version, encode_graph(graph))
+            blobs.put_graph(graph.version, encode_graph(graph), STATE_KEY if keys else NO_KEY)
         parks = park_after_us >= 0
-        recovered = recover(store, blobs, PlainCodec(), Facts(), 0, OWNER, 1_000_000, parks=parks)
+        recovered = recover(store, blobs, self.codec, Facts(), 0, OWNER, 1_000_000, parks=parks)
         self.engine = recovered.engine
         for graph in graphs:
             self.engine.add_graph(graph)
         self.clock = clock
         if parks:
-            parts = StateParts(store, blobs, PlainCodec())
+            parts = StateParts(store, blobs, self.codec, keyring=keys)
             upkeep = Upkeep(park_after_us, retention or Retention())
             self.shell = shell_of(recovered, parts, Limits(**limits), upkeep)
         else:
-            snapshots = Snapshotter(store, 0, recovered.manifest)
-            self.shell = Shell(recovered.engine, recovered.journal, PlainCodec(), Limits(**limits), snapshots)
+            sealing = Sealing(self.codec, keys, blobs, recovered.doomed)
+            snapshots = Snapshotter(store, 0, recovered.manifest, sealing)
+            self.shell = Shell(recovered.engine, recovered.journal, self.codec, Limits(**limits), snapshots)
         self.shell.begin(self.clock)
         self.replies: dict[int, Any] = {}
         self.ended: End | None = None

@@ -15,7 +15,7 @@ import pytest
 from hive_ray.config import SecretRef, Settings
 from hive_ray.core.keys import STATE_KEY
 from hive_ray.errors import ConfigError, KeysRefused, KeysUnavailable
-from hive_ray.state.access import content_codec, default_key_file, open_keyring, open_state
+from hive_ray.state.access import content_codec, open_keyring, open_state
 from hive_ray.state.key_providers import key_in_file, local_key, parse_key
 from hive_ray.state.vault import VaultKey
 from tests.servers.process import free_port
@@ -83,7 +83,7 @@ def test_a_state_in_a_folder_makes_its_own_key_beside_it(tmp_path: Path):
     """Readable by this user only, outside the state; the next process finds it."""
     given = settings(tmp_path / "hive")
     sealed = seal(given)
-    file = default_key_file(given)
+    file = given.own_key_file()
 
     assert file is not None and file == tmp_path / "hive" / "keys" / "state.key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -97,7 +97,7 @@ def test_a_lost_key_file_is_not_made_again(tmp_path: Path):
     """A fresh key would look right and read nothing."""
     given = settings(tmp_path)
     seal(given)
-    file = default_key_file(given)
+    file = given.own_key_file()
     assert file is not None
     file.unlink()
     before = everything(open_state(given))

@@ -180,7 +180,7 @@ def test_large_values_travel_as_blobs_both_ways():
         return text * 2
 
     plan = steps.node(output_keys=("out",))
-    stored = blobs.store("run", inline(large).data)
+    stored = blobs.store("run", inline(large).data, b"")
     step = msgspec.structs.replace(steps.lease(StepKind.FUNCTION, "double"), inputs={"text": stored})
     outcome = steps.executor(plan, double, blobs=blobs).run_sync(step)
 
@@ -348,7 +348,7 @@ def test_a_map_with_several_outputs_gives_each_its_own_list():
 class Broken(steps.Blobs):
     """A store that is away."""
 
-    def store(self, run: str, data: bytes) -> Value:
+    def store(self, run: str, data: bytes, key: bytes) -> Value:
         raise StoreError("the store is away")
 
     def load(self, value: Value) -> Any:

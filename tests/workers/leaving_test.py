@@ -182,7 +182,7 @@ def test_an_artifact_that_cannot_be_stored_leaves_the_outcome_open():
     """The tool ran; only an idempotent one may run again."""
 
     class Broken(steps.Blobs):
-        def store(self, run: str, data: bytes) -> Value:
+        def store(self, run: str, data: bytes, key: bytes) -> Value:
             raise StoreError("away")
 
     def draw(context: ToolContext) -> int:

@@ -26,7 +26,7 @@ class Blobs:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def store(self, run: str, data: bytes) -> Value:
+    def store(self, run: str, data: bytes, key: bytes) -> Value:
         name = f"{run}/{len(self.objects)}"
         self.objects[name] = data
         return Value(b"", name, len(data))
