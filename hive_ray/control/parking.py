@@ -205,18 +205,21 @@ class Parking:
     def _take_in(self, shell: Shell, loaded: Loaded) -> None:
         for graph in loaded.graphs:
             shell.engine.add_graph(graph)
-        for run in loaded.runs:
-            if run.id not in shell.engine.runs:
-                self._let_in(shell, run)
-        for run in loaded.runs:
+        for run in sorted(loaded.runs, key=lambda run: run.depth):
             ancestors = self.absent(shell.engine, [run.parent])
             if ancestors:
                 # What happens to a child may happen to its ancestors, and its graph is part of theirs.
-                self.fetch(ancestors, partial(self._answer, run.id))
+                self.fetch(ancestors, partial(self._join, shell, run))
             else:
-                self._answer(run.id, None)
+                self._join(shell, run, None)
         for run_id in loaded.unknown:
             self._answer(run_id, None)
+
+    def _join(self, shell: Shell, run: Run, refused: Refused | None) -> None:
+        """A run was loaded, and its ancestors are there, unless they cannot be had."""
+        if refused is None and run.id not in shell.engine.runs:
+            self._let_in(shell, run)
+        self._answer(run.id, refused)
 
     def _let_in(self, shell: Shell, run: Run) -> None:
         guest = run.id not in shell.engine.parked
@@ -262,6 +265,9 @@ class Parking:
                     break
                 self._park(shell, queue.popleft())
         for run_id in [run for run, due_us in self._guests.items() if due_us <= shell.mono_us]:
+            if run_id in shell.engine.in_memory:
+                self._guests[run_id] = shell.mono_us + STAY_US
+                continue
             del self._guests[run_id]
             if not shell.is_busy(run_id):
                 shell.engine.leave(run_id)
@@ -271,7 +277,7 @@ class Parking:
         run = shell.engine.runs.get(candidate.run)
         if run is None or run.seq != candidate.seq or not may_park(run):
             return
-        if shell.is_busy(run.id):
+        if shell.is_busy(run.id) or run.id in shell.engine.in_memory:
             later = candidate._replace(due_us=shell.mono_us + STAY_US)
             (self._ended if run.terminal else self._waiting).append(later)
             return

@@ -92,6 +92,9 @@ def recover(  # noqa: PLR0913 - what a controller is started with
     replayed = 0
     for segment in journal.read_segments(first):
         replayed += _replay(engine, snapshot, codec, segment)
+    for run in list(engine.runs.values()):
+        # An attempt of an ended child run may be under way: its end moves the ancestors too.
+        _revive(engine, snapshot, codec, run.parent)
     _refuse_later_level(engine, store)
     engine.seq = claim.next_seq - 1
     engine.fleet.epoch = claim.epoch

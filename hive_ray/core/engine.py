@@ -86,6 +86,8 @@ class Engine:
         """Runs that are known and not in memory: whoever needs one has it loaded first."""
         self.children: dict[str, dict[str, None]] = {}
         """Live child runs by parent."""
+        self.in_memory: dict[str, int] = {}
+        """Child runs in memory, ended ones too, by parent: what moves them moves it, so it stays."""
         self.compacted = 0
         """Number of the newest segment whose events the history holds; see ``Run.segments``."""
         self.charged: dict[str, None] = {}
@@ -149,7 +151,8 @@ class Engine:
         """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
         begin = runs.BEGIN.get(type(event))
         if begin is not None:
-            run = self.runs[event.run] = begin(event, content, at_us)
+            run = begin(event, content, at_us)
+            self._take_in(run)
             run.seq = run.told = seq
             return run
         run = self.runs[event.run]
@@ -219,7 +222,9 @@ class Engine:
         for run in self.runs.values():
             self._note_successor(run)
         self.children = {}
+        self.in_memory = {}
         for run in self.runs.values():
+            self._count_child(run, 1)
             if run.parent and not run.terminal:
                 self.children.setdefault(run.parent, {})[run.id] = None
 
@@ -231,18 +236,34 @@ class Engine:
 
     def park(self, run_id: str, row: Parked) -> None:
         """Keep of a run its row only; a snapshot shows all of it."""
-        del self.runs[run_id]
+        self._count_child(self.runs.pop(run_id), -1)
         self.parked[run_id] = row
 
     def unpark(self, run: Run) -> None:
         """A run is loaded again, or comes back out of the history."""
         self.parked.pop(run.id, None)
-        self.runs[run.id] = run
+        self._take_in(run)
 
     def leave(self, run_id: str) -> None:
         """The history has an ended run: nothing of it stays here."""
         self.parked.pop(run_id, None)
-        self.runs.pop(run_id, None)
+        run = self.runs.pop(run_id, None)
+        if run is not None:
+            self._count_child(run, -1)
+
+    def _take_in(self, run: Run) -> None:
+        if run.id not in self.runs:
+            self._count_child(run, 1)
+        self.runs[run.id] = run
+
+    def _count_child(self, run: Run, change: int) -> None:
+        if not run.parent:
+            return
+        count = self.in_memory.get(run.parent, 0) + change
+        if count:
+            self.in_memory[run.parent] = count
+        else:
+            del self.in_memory[run.parent]
 
     def family_order(self, names: Iterable[str]) -> list[str]:
         """Runs with all their ancestors, children first; the fleet (the empty name) stays.

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from hive_ray.control import snapshotting
+from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import GetMemory, GetRun, ListApprovals, ListMemory, ListRuns, runs_of
+from hive_ray.control.shell import Action
 from hive_ray.control.views import RunView
-from hive_ray.core.commands import Cancel, Pause, PutMemory, Resolve, Resume
+from hive_ray.core.commands import Cancel, CorrectCost, Pause, PutMemory, Resolve, Resume
 from hive_ray.core.messages import Lease, Outcome, StepContent
 from hive_ray.core.run import encode_run
 from hive_ray.core.values import inline
@@ -20,6 +23,8 @@ from hive_ray.state.memory_store import MemoryStore, forget_memory
 from hive_ray.state.store import Store
 from tests.control.driver import Driver
 from tests.control.shell_test import GRAPH, done, submit
+from tests.core.graphs import chain, graph, mapping, node
+from tests.core.story import content
 
 SECOND_US = 1_000_000
 
@@ -300,3 +305,96 @@ def test_segments_behind_the_snapshots_become_history_by_themselves(store: Memor
     assert world.driver.engine.compacted == manifest.covered
     view: RunView = world.asked(GetRun("a"))
     assert view.segments == () or min(view.segments) > 0
+
+
+# --- families ----------------------------------------------------------------------------------------
+
+BODY = chain(node("x", cost_nanousd=30), id="body")
+FAMILY = graph([mapping("m", "list", BODY)], subgraphs=(BODY,))
+
+
+class SlowDriver(Driver):
+    """Loads of runs may take their time."""
+
+    loads: list[Io] | None = None
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Io) and action.what == "load runs" and self.loads is not None:
+            self.loads.append(action)
+        else:
+            super()._do(action)
+
+
+class Family(World):
+    """A run ``r`` with a child run ``r_1-0``, whose step is under way as ``lease``."""
+
+    def __init__(self, store: Store) -> None:
+        self.driver = SlowDriver(store, [FAMILY], park_after_us=SECOND_US)
+        self.session = self.driver.attached().session
+        self.n = 0
+        self.begin("r", [1])
+        self._exchange()
+        (self.lease,) = self.driver.replies[self.waiting].leases
+
+    def begin(self, run: str, items: list[int]) -> None:
+        self.driver.command(submit(run, graph=FAMILY.version, content=content(list=items)))
+
+    def grow(self, times: int = 2) -> None:
+        for _ in range(times):
+            name = f"z{self.driver.engine.seq}"
+            self.begin(name, [])
+            self.driver.command(Cancel(name, "noise"))
+            self.rest()
+
+
+def cancelled(store: Store) -> Family:
+    """The run was cancelled, and its worker does not know it yet."""
+    family = Family(store)
+    family.driver.command(Cancel("r", "not needed"))
+    family.grow()
+    assert family.parked
+    return family
+
+
+def test_a_run_stays_while_an_attempt_of_its_child_is_under_way(store: MemoryStore):
+    """The attempt ends after both runs did: its cost is the root's too."""
+    family = cancelled(store)
+    assert not {"r", "r_1-0"} & family.parked
+
+    family._exchange(msgspec.structs.replace(done(family.lease), cost_nanousd=20))
+
+    assert family.asked(GetRun("r")).spent_nanousd == 20
+    family.grow()
+    assert not family.driver.engine.runs
+
+
+def test_a_later_controller_keeps_the_ancestors_of_an_attempt_under_way(store: MemoryStore):
+    """Also one that a controller without this rule has parked: the worker's end moves both."""
+    cancelled(store)
+
+    driver = Driver(store, [FAMILY], park_after_us=SECOND_US)
+    driver.shell.lose_worker("w", "killed", driver.clock)
+    driver.perform()
+
+    assert driver.engine.runs["r"].spent_nanousd == driver.engine.runs["r_1-0"].spent_nanousd == 30
+
+
+def test_a_child_that_is_being_loaded_waits_for_its_ancestors(store: MemoryStore):
+    """Time may pass between the two loads."""
+    family = Family(store)
+    family._exchange(done(family.lease))
+    family.work()
+    family.rest()
+    assert {"r", "r_1-0"} <= family.parked
+    loads = family.driver.loads = []
+    driver = family.driver
+
+    call = driver.command(CorrectCost("r_1-0", "c", 5, StepContent()))
+    driver.pass_time(1)
+    while loads:
+        load = loads.pop(0)
+        driver.shell.io_ended(load, attempt(load), driver.clock)
+        driver.pass_time(SECOND_US)
+        driver.pass_time(SECOND_US)
+
+    assert driver.replies[call].refused is None
