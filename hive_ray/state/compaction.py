@@ -39,6 +39,8 @@ MOST_SEGMENTS = 500
 MOST_ROWS = 50_000
 """Bounds of one compaction; what lies behind waits for the next."""
 
+_DAY_US = 86_400_000_000
+
 Summarise = Callable[[Sequence[str]], list[RunRow]]
 """The rows of those among some runs that have ended, as the newest snapshot has them."""
 
@@ -124,7 +126,8 @@ class Compactor:
 
     def _write(self, batch: Batch, manifest: HistoryManifest, stamp: Stamp) -> list[HistoryFile]:
         made: list[tuple[FileKind, str, str, Any]] = []
-        for (date, team), rows in _by(batch.rows, lambda row: (date_of(row.time_us), row.team)):
+        for (day, team), rows in _by(batch.rows, lambda row: (row.time_us // _DAY_US, row.team)):
+            date = date_of(day * _DAY_US)
             made.append(("events", date, team, parquet.events_table(rows, date)))
         for (date, team), rows in _by(self._summarise(batch.ended), lambda row: (row.date, row.team)):
             made.append(("runs", date, team, parquet.runs_table(rows)))
@@ -196,11 +199,12 @@ def _made_for(name: str) -> int:
 
 
 def _batch(partition: int, segments: list[Segment], told: Told) -> Batch:
-    told.prepare([row for segment in segments for row in segment.columns.rows()])
+    read = [(segment.name, list(segment.columns.rows())) for segment in segments]
+    told.prepare([row for _, inside in read for row in inside])
     rows: list[EventRow] = []
-    for segment in segments:
-        for row in segment.columns.rows():
-            wide = event_row(partition, row, told, segment.name)
+    for name, inside in read:
+        for row in inside:
+            wide = event_row(partition, row, told, name)
             if wide is not None:
                 rows.append(wide)
     last = segments[-1]
@@ -210,9 +214,9 @@ def _batch(partition: int, segments: list[Segment], told: Told) -> Batch:
 
 
 def _by(
-    rows: Iterable[Any], key: Callable[[Any], tuple[str, str]]
-) -> list[tuple[tuple[str, str], list[Any]]]:
-    groups: dict[tuple[str, str], list[Any]] = {}
+    rows: Iterable[Any], key: Callable[[Any], tuple[Any, str]]
+) -> list[tuple[tuple[Any, str], list[Any]]]:
+    groups: dict[tuple[Any, str], list[Any]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return sorted(groups.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -117,24 +118,47 @@ class Told:
 
     def note(self, event: ev.Event) -> RunFacts:
         """Take in what an event tells of its run, and return all that is known."""
-        if isinstance(event, (ev.RunSubmitted, ev.RunForked)):
+        if event.__class__ in _BEGINNING_KINDS and isinstance(event, ev.RunSubmitted | ev.RunForked):
             facts = self._runs[event.run] = facts_of(event)
             return facts
-        facts = self.of(event.run)
-        if isinstance(event, ev.NodeEntered):
-            facts.visits[event.serial] = Place(event.node_id, event.pool, event.name)
-        elif isinstance(event, ev.StepQueued):
-            visit = facts.visits.get(event.serial)
-            place = Place(visit.node if visit else "", event.pool, event.name)
-            facts.steps[event.serial, event.call] = place
-        elif isinstance(event, ev.EdgesTaken):
-            facts.visits.pop(event.serial, None)
-        elif isinstance(event, ev.RunSucceeded | ev.RunFailed | ev.RunCancelled):
-            facts.ended = True
+        facts = self._runs.get(event.run)
+        if facts is None:
+            facts = self.of(event.run)
+        take = _TAKERS.get(event.__class__)
+        if take is not None:
+            take(facts, event)
         return facts
 
 
+def _node_entered(facts: RunFacts, event: ev.NodeEntered) -> None:
+    facts.visits[event.serial] = Place(event.node_id, event.pool, event.name)
+
+
+def _step_queued(facts: RunFacts, event: ev.StepQueued) -> None:
+    visit = facts.visits.get(event.serial)
+    facts.steps[event.serial, event.call] = Place(visit.node if visit else "", event.pool, event.name)
+
+
+def _edges_taken(facts: RunFacts, event: ev.EdgesTaken) -> None:
+    facts.visits.pop(event.serial, None)
+
+
+def _ended(facts: RunFacts, event: ev.Event) -> None:
+    facts.ended = True
+    facts.visits, facts.steps = {}, {}
+
+
+_TAKERS: dict[type[ev.Event], Callable[[RunFacts, Any], None]] = {
+    ev.NodeEntered: _node_entered,
+    ev.StepQueued: _step_queued,
+    ev.EdgesTaken: _edges_taken,
+    ev.RunSucceeded: _ended,
+    ev.RunFailed: _ended,
+    ev.RunCancelled: _ended,
+}
+
 _BEGINNINGS = frozenset({"RunSubmitted", "RunForked"})
+_BEGINNING_KINDS = frozenset({ev.RunSubmitted, ev.RunForked})
 
 
 def facts_of(event: ev.RunSubmitted | ev.RunForked) -> RunFacts:
@@ -167,76 +191,70 @@ def event_row(partition: int, row: Row, told: Told, name: str) -> EventRow | Non
     if event is None:
         return None
     facts = told.note(event) if event.run else _NO_FACTS
-    place = _place(event, facts)
-    said = _SAID[type(event)](event)
+    (
+        visit, call, attempt, node, pool, what, cost, duration, failure, reason, principal, team, usage,
+    ) = [get(event) if get else None for get in _GETTERS[event.__class__]]  # fmt: skip
+    place = _place(visit, call, facts) if visit is not None else _NOWHERE
+    tokens: Usage = usage or _NO_USAGE
     return EventRow(
-        row.seq, row.time_us, partition, row.kind, row.run, said.get("team", facts.team),
+        row.seq, row.time_us, partition, row.kind, row.run, facts.team if team is None else team,
         facts.request_id, facts.agent, facts.graph, facts.graph_version,
-        said.get("node") or place.node or None, said.get("visit"), said.get("call"), said.get("attempt"),
-        said.get("pool") or place.pool or None, said.get("name") or place.name or None,
-        said.get("tokens_in"), said.get("tokens_out"), said.get("tokens_cached"),
-        said.get("cost_nanousd"), said.get("duration_us"), said.get("failure_kind") or None,
-        said.get("reason") or None, said.get("principal") or None, facts.trace_id,
+        node or place.node or None, visit, call, attempt, pool or place.pool or None,
+        what or place.name or None,
+        tokens.input_tokens if usage else None,
+        tokens.output_tokens if usage else None,
+        tokens.cached_tokens if usage else None,
+        cost, duration, failure or None, reason or None, principal or None, facts.trace_id,
         row.body, row.content,
     )  # fmt: skip
 
 
-def _place(event: ev.Event, facts: RunFacts) -> Place:
-    serial: int | None = getattr(event, "serial", None)
-    if serial is None:
-        return _NOWHERE
-    call: int | None = getattr(event, "call", None)
+def _place(visit: int, call: int | None, facts: RunFacts) -> Place:
     if call is None:
-        visit = facts.visits.get(serial)
-        return Place(visit.node, "", "") if visit else _NOWHERE
-    return facts.steps.get((serial, call)) or facts.visits.get(serial) or _NOWHERE
+        found = facts.visits.get(visit)
+        return Place(found.node, "", "") if found else _NOWHERE
+    step = facts.steps.get((visit, call)) if facts.steps else None
+    return step or facts.visits.get(visit) or _NOWHERE
 
 
 _NO_FACTS = RunFacts()
 _NOWHERE = Place("", "", "")
 
-_COLUMNS = {
-    "serial": "visit",
-    "call": "call",
-    "attempt": "attempt",
-    "node_id": "node",
-    "place": "node",
-    "pool": "pool",
-    "name": "name",
-    "worker": "name",
-    "team": "team",
-    "cost_nanousd": "cost_nanousd",
-    "duration_us": "duration_us",
-    "failure": "failure_kind",
-    "reason": "reason",
-    "decision": "reason",
-    "principal": "principal",
-}
-"""Field of an event to column."""
+_NO_USAGE = Usage()
+
+_FIELDS: tuple[tuple[str, ...], ...] = (
+    ("serial",),
+    ("call",),
+    ("attempt",),
+    ("node_id", "place"),
+    ("pool",),
+    ("name", "worker"),
+    ("cost_nanousd", "nanousd"),
+    ("duration_us",),
+    ("failure", "kind"),
+    ("reason", "decision"),
+    ("principal",),
+    ("team",),
+    ("usage",),
+)
+"""Of each column that events say themselves, in ``event_row``'s order: the fields in which they do."""
 _FAILURES = {"StepFailed", "ToolCallFailed", "NodeFailed", "RunFailed"}
 """Events whose field ``kind`` is a failure's."""
 
+Getter = Callable[[Any], Any]
 
-def _sayer(cls: type[ev.Event]) -> Callable[[Any], dict[str, Any]]:
-    """What an event of one kind says by itself, by column."""
-    fields = [(field, _COLUMNS[field]) for field in cls.__struct_fields__ if field in _COLUMNS]
-    if "serial" in cls.__struct_fields__:
+
+def _getter(cls: type[ev.Event], fields: tuple[str, ...]) -> Getter | None:
+    for field in fields:
+        if field not in cls.__struct_fields__:
+            continue
+        if field == "kind" and cls.__name__ not in _FAILURES:
+            continue
         # A worker is no tool: steps are named by what they run.
-        fields = [(field, column) for field, column in fields if field != "worker"]
-    if cls.__name__ in _FAILURES:
-        fields.append(("kind", "failure_kind"))
-    has_usage = "usage" in cls.__struct_fields__
-
-    def say(event: Any) -> dict[str, Any]:
-        said = {column: getattr(event, field) for field, column in fields}
-        if has_usage and event.usage is not None:
-            usage: Usage = event.usage
-            said["tokens_in"] = usage.input_tokens
-            said["tokens_out"] = usage.output_tokens
-            said["tokens_cached"] = usage.cached_tokens
-        return said
-
-    return say
+        if field != "worker" or "serial" not in cls.__struct_fields__:
+            return attrgetter(field)
+    return None
 
 
-_SAID = {cls: _sayer(cls) for cls in ev.EVENTS.values()}
+_GETTERS = {cls: [_getter(cls, fields) for fields in _FIELDS] for cls in ev.EVENTS.values()}
+"""Compiled once: every event of a state comes by here."""

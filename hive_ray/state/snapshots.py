@@ -218,7 +218,7 @@ class _PartBuilder:
         columns = zip(*self._rows, strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _ITEMS, strict=True)]
         batch = pa.RecordBatch.from_arrays(arrays, schema=_ITEMS)
-        frame = frames.compress(batch.serialize().to_pybytes())
+        frame = frames.compress(batch.serialize().to_pybytes(), dense=True)
         for row, (key, seq, data) in enumerate(self._rows):
             self._places[key] = Place(self._name, self._offset, len(frame), row, len(data), seq)
         self._frames.append(frame)
@@ -373,7 +373,9 @@ def _encode_manifest(manifest: Manifest) -> bytes:
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _PLACES, strict=True)]
     schema = _PLACES.with_metadata({_KEY: head})
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    return frames.compress(b"".join((schema.serialize(), batch.serialize(), frames.END_OF_STREAM)))
+    return frames.compress(
+        b"".join((schema.serialize(), batch.serialize(), frames.END_OF_STREAM)), dense=True
+    )
 
 
 def _manifest_head(name: str, raw: bytes) -> _Head:
