@@ -14,12 +14,13 @@ from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.longterm import is_item
 from hive_ray.core.parked import may_park, row_of
 from hive_ray.core.routing import Evaluator
-from hive_ray.core.run import MISFITS, Run, decode_run, note_segment
+from hive_ray.core.run import BEGIN, MISFITS, Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, KeyErased, StoreError, TooNew, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs, graph_name
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.history import HistoryManifest, newest_manifest
+from hive_ray.state.history_reading import summaries
 from hive_ray.state.journal import Journal
 from hive_ray.state.owner import Owner
 from hive_ray.state.records import read_row
@@ -28,6 +29,7 @@ from hive_ray.state.segments import Segment
 from hive_ray.state.snapshot_items import DOOMED, Doomed, decode_doomed, open_item
 from hive_ray.state.snapshots import Item, Manifest, Snapshot, load_latest
 from hive_ray.state.store import Store
+from hive_ray.state.summaries import run_of
 
 
 class Recovered(NamedTuple):
@@ -90,11 +92,12 @@ def recover(  # noqa: PLR0913 - what a controller is started with
     doomed = _restore(engine, snapshot, codec, parks) if snapshot is not None else Doomed()
     first = snapshot.manifest.header.segment_number + 1 if snapshot else 1
     replayed = 0
+    absent = _Absent(engine, snapshot, codec, store, history)
     for segment in journal.read_segments(first):
-        replayed += _replay(engine, snapshot, codec, segment)
+        replayed += _replay(absent, segment)
     for run in list(engine.runs.values()):
         # An attempt of an ended child run may be under way: its end moves the ancestors too.
-        _revive(engine, snapshot, codec, run.parent)
+        absent.revive(run.parent)
     _refuse_later_level(engine, store)
     engine.seq = claim.next_seq - 1
     engine.fleet.epoch = claim.epoch
@@ -150,16 +153,33 @@ def _restore(engine: Engine, snapshot: Snapshot, codec: ContentCodec, parks: boo
     return doomed
 
 
-def _revive(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, run_id: str) -> None:
-    """Take a run back into memory, and its ancestors: what moves it may move them."""
-    while run_id:
-        if snapshot is not None and run_id in engine.parked:
-            engine.unpark(open_run(codec, RUN + run_id, snapshot.items[RUN + run_id]))
-        run = engine.runs.get(run_id)
-        run_id = run.parent if run is not None else ""
+class _Absent(NamedTuple):
+    """Runs that are not in memory: parked in the snapshot, or known to the history only."""
+
+    engine: Engine
+    snapshot: Snapshot | None
+    codec: ContentCodec
+    store: Store
+    history: HistoryManifest
+
+    def revive(self, run_id: str) -> None:
+        """Take a run back into memory, and its ancestors: what moves it may move them."""
+        while run_id:
+            if run_id not in self.engine.runs:
+                self._take(run_id)
+            run = self.engine.runs.get(run_id)
+            run_id = run.parent if run is not None else ""
+
+    def _take(self, run_id: str) -> None:
+        if self.snapshot is not None and run_id in self.engine.parked:
+            self.engine.unpark(open_run(self.codec, RUN + run_id, self.snapshot.items[RUN + run_id]))
+            return
+        for line in summaries(self.store, self.history, [run_id]).values():
+            self.engine.unpark(run_of(self.codec, line))
 
 
-def _replay(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, segment: Segment) -> int:
+def _replay(absent: _Absent, segment: Segment) -> int:
+    engine, codec = absent.engine, absent.codec
     number = segment.header.number
     count = 0
     for row in segment.columns.rows():
@@ -167,7 +187,8 @@ def _replay(engine: Engine, snapshot: Snapshot | None, codec: ContentCodec, segm
         if recorded is None:
             continue
         count += 1
-        _revive(engine, snapshot, codec, recorded.event.run)
+        if type(recorded.event) not in BEGIN or recorded.event.run in engine.parked:
+            absent.revive(recorded.event.run)
         try:
             engine.replay(recorded.seq, recorded.time_us, recorded.event, recorded.content)
         except MISFITS as error:
