@@ -50,6 +50,8 @@ LOADS = 2
 """Runs of one load, and loads under way at a time."""
 PAUSE_US = 200_000
 """Between a load that failed and the next."""
+MOST_UNKNOWN = 10_000
+"""Names of which it is kept in mind that nobody has them."""
 MOST_WAITING = 20_000
 """Runs that may be waited for; beyond, inputs are refused as overloaded."""
 STAY_US = 5_000_000
@@ -124,6 +126,8 @@ class Parking:
         """Runs out of the history, with the time at which they go again."""
         self._wishes: dict[str, list[_Wish]] = {}
         self._wanted: deque[str] = deque()
+        self._unknown: dict[str, None] = {}
+        """Names that were looked for, and nobody has: they are not looked for again and again."""
         self._loads = 0
         self._load_again_us = 0
 
@@ -136,11 +140,17 @@ class Parking:
         ]
 
     def _may_be(self, engine: Engine, run: str) -> bool:
+        if run in self._unknown:
+            return False
         return run in engine.parked or any(file.may_hold(run) for file in self.history.of("runs"))
 
-    def fetch(self, runs: list[str], then: Then) -> None:
-        """Have runs loaded, then go on; a name that turns out to be unknown is no obstacle."""
-        if len(self._wishes) >= MOST_WAITING:
+    def fetch(self, runs: list[str], then: Then, must: bool = False) -> None:
+        """Have runs loaded, then go on; a name that turns out to be unknown is no obstacle.
+
+        Args:
+            must: not refused, however many are waited for: something else bounds whoever asks.
+        """
+        if len(self._wishes) >= MOST_WAITING and not must:
             then(Refused("overloaded", f"{MOST_WAITING} runs are being loaded", 1.0))
             return
         wish = _Wish(runs, then)
@@ -209,17 +219,27 @@ class Parking:
             ancestors = self.absent(shell.engine, [run.parent])
             if ancestors:
                 # What happens to a child may happen to its ancestors, and its graph is part of theirs.
-                self.fetch(ancestors, partial(self._join, shell, run))
+                self.fetch(ancestors, partial(self._join, shell, run), must=True)
             else:
                 self._join(shell, run, None)
         for run_id in loaded.unknown:
-            self._answer(run_id, None)
+            self._know_not(run_id)
 
     def _join(self, shell: Shell, run: Run, refused: Refused | None) -> None:
         """A run was loaded, and its ancestors are there, unless they cannot be had."""
+        if refused is None and run.parent and run.parent not in shell.engine.runs:
+            # Retention dropped its parent: nothing may happen to it any more.
+            self._know_not(run.id)
+            return
         if refused is None and run.id not in shell.engine.runs:
             self._let_in(shell, run)
         self._answer(run.id, refused)
+
+    def _know_not(self, run_id: str) -> None:
+        if len(self._unknown) >= MOST_UNKNOWN:
+            self._unknown.clear()
+        self._unknown[run_id] = None
+        self._answer(run_id, None)
 
     def _let_in(self, shell: Shell, run: Run) -> None:
         guest = run.id not in shell.engine.parked
@@ -241,7 +261,7 @@ class Parking:
         self._rest.extend(run_id for run_id, row in shell.engine.parked.items() if row.ended)
         for run in shell.engine.runs.values():
             if run.id not in shell.dirty and run.id not in shell.engine.charged:
-                self._enlist(shell.mono_us + self._park_after_us, run)
+                self._enlist_new(shell, run)
 
     def snapshot_taken(self, shell: Shell, manifest: Manifest, runs: Iterable[str]) -> None:
         """A snapshot is durable; ``runs`` are those that it shows anew."""
@@ -251,11 +271,14 @@ class Parking:
             place = manifest.places.get(RUN + name)
             if run is not None and place is not None and run.seq == place.seq:
                 self._guests.pop(name, None)
-                self._enlist(shell.mono_us + self._park_after_us, run)
+                self._enlist_new(shell, run)
+
+    def _enlist_new(self, shell: Shell, run: Run) -> None:
+        self._enlist(0 if run.terminal else shell.mono_us + self._park_after_us, run)
 
     def _enlist(self, due_us: int, run: Run) -> None:
         queue = self._ended if run.terminal else self._waiting
-        queue.append(Candidate(0 if run.terminal else due_us, run.id, run.seq))
+        queue.append(Candidate(due_us, run.id, run.seq))
 
     def advance(self, shell: Shell) -> None:
         """Let leave who may; called every tick."""
@@ -312,6 +335,7 @@ class Parking:
     def compacted(self, history: HistoryManifest) -> None:
         """The history covers more."""
         self.history = history
+        self._unknown.clear()
 
     def _let_go(self, shell: Shell) -> None:
         """Ended runs whose last event is history leave for good, a few in each tick."""

@@ -256,7 +256,7 @@ class Shell:
         """
         now = self._at(clock)
         named = [key[0] for key in request.running] + [outcome.run for outcome in request.outcomes]
-        if self._away(named, lambda refused: self.attach(call, request, self._clock)):
+        if self._away(named, lambda _: self.attach(call, request, self._clock), must=True):
             return
         engine = self.engine
         name = request.info.worker
@@ -305,7 +305,8 @@ class Shell:
             return
         session.seen_us = clock.mono_us
         named = [outcome.run for outcome in request.outcomes]
-        if named and self._away(named, lambda refused: self.exchange(call, request, self._clock)):
+        # What cannot be loaded is waited for: a worker's outcomes are in nobody else's hands.
+        if named and self._away(named, lambda _: self.exchange(call, request, self._clock), must=True):
             return
         session.confirm(request.seen)
         if session.missing:
@@ -371,10 +372,12 @@ class Shell:
     def command(self, call: int, command: Command, clock: Clock) -> None:
         """Decide a command; its answer leaves when what it rests on is durable."""
         self._at(clock)
-        if not self._away(
-            targets(self.engine, command), lambda refused: self._command(call, command, refused)
-        ):
-            self._command(call, command, None)
+
+        def decide(refused: Refused | None) -> None:
+            if refused is not None or not self._away(targets(self.engine, command), decide):
+                self._command(call, command, refused)
+
+        decide(None)
 
     def _command(self, call: int, command: Command, refused: Refused | None) -> None:
         refused = refused or features.refuse(command, self.engine.fleet.feature_level)
@@ -415,10 +418,12 @@ class Shell:
         self._at(clock)
 
         def answer(refused: Refused | None) -> None:
-            self._hold(call, views.Answer(refused=refused) if refused else look(self.engine))
+            if refused is not None:
+                self._hold(call, views.Answer(refused=refused))
+            elif not self._away(runs, answer):
+                self._hold(call, look(self.engine))
 
-        if not self._away(runs, answer):
-            answer(None)
+        answer(None)
 
     def list_runs(self, call: int, query: ListRuns, clock: Clock) -> None:
         """A page of runs: live, parked, and those that only the history knows."""
@@ -461,13 +466,16 @@ class Shell:
     def wall_us(self) -> int:
         return self._clock.wall_us
 
-    def _away(self, runs: Sequence[str], then: Callable[[Refused | None], None]) -> bool:
-        """Whether some runs must be loaded first; ``then`` is called when they are."""
+    def _away(self, runs: Sequence[str], then: Callable[[Refused | None], None], must: bool = False) -> bool:
+        """Whether some runs must be loaded first; ``then`` is called when they are.
+
+        Whoever waits for several looks again then: one may have left before the last has come.
+        """
         if self._parking is None or all(run in self.engine.runs for run in runs):
             return False
         absent = self._parking.absent(self.engine, runs)
         if absent:
-            self._parking.fetch(absent, then)
+            self._parking.fetch(absent, then, must)
         return bool(absent)
 
     def is_busy(self, run_id: str) -> bool:
