@@ -13,7 +13,7 @@ from hive_ray.core import events as ev
 from hive_ray.core.commands import DeleteMemory, PutMemory, Refused
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
-from hive_ray.core.longterm import ABSENT, ANY_VERSION, Bounds, Shelf
+from hive_ray.core.longterm import ABSENT, ANY_VERSION, Bounds, Entry, Shelf
 from hive_ray.core.messages import MemoryGiven, MemoryRead, MemoryWrite, StepContent
 from hive_ray.core.values import NULL, Value, decode
 from hive_ray.graph.compiled import MemoryPlan
@@ -183,9 +183,12 @@ Decide = Callable[[Any, Shelf | None, Bounds], "list[Draft] | Refused"]
 
 
 def put(command: PutMemory, shelf: Shelf | None, bounds: Bounds) -> list[Draft] | Refused:
-    """Write a value for a person or program; a repeat of the same request changes nothing."""
+    """Write a value for a person or program; a repeat of the same request changes nothing.
+
+    Another value under the same request's id is no repeat: callers may name several requests alike.
+    """
     entry = shelf.entries.get(command.key) if shelf is not None else None
-    if entry is not None and command.request_id and entry.request == command.request_id:
+    if entry is not None and _is_repeat(command, entry):
         return []
     why = _conflict(shelf, command.scope, command.key, command.if_version)
     if why:
@@ -195,6 +198,10 @@ def put(command: PutMemory, shelf: Shelf | None, bounds: Bounds) -> list[Draft] 
     if entry is None and _count(shelf) >= bounds.entries:
         return Refused("invalid", _full(command.scope, bounds))
     return [_outside(command, shelf, command.value)]
+
+
+def _is_repeat(command: PutMemory, entry: Entry) -> bool:
+    return bool(command.request_id) and (entry.request, entry.value) == (command.request_id, command.value)
 
 
 def delete(command: DeleteMemory, shelf: Shelf | None, bounds: Bounds) -> list[Draft] | Refused:

@@ -314,6 +314,15 @@ def test_a_request_is_done_once():
     assert other.problem == "stale"
 
 
+def test_another_value_under_the_same_request_is_written():
+    """A caller may name all its requests alike: no write is lost in silence."""
+    told = story(chain(node("a")))
+    put(told, "agent:n", 1, request_id="q1")
+    other = put(told, "agent:n", 2, request_id="q1")
+
+    assert (other.version, other.value) == (2, inline(2))
+
+
 def test_deleting_what_is_absent_is_no_fault():
     """A repeat cannot know; a version that is there and another than asked for is refused."""
     told = story(chain(node("a")))
