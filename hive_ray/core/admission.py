@@ -52,7 +52,8 @@ def admit(run: Run, worst_case: int) -> Granted | Wait | Exhausted:
     """Decide over one step's worst case against the run's ceiling."""
     if run.budget_nanousd < 0 or worst_case == 0:
         return Granted(worst_case)
-    free = run.budget_nanousd - run.spent_nanousd
+    # A sum below 0, where a late outcome came after a correction of the whole run, is no money to spend.
+    free = run.budget_nanousd - max(run.spent_nanousd, 0)
     if worst_case > free:
         message = (
             f"the run's budget is {dollars(run.budget_nanousd)}, {dollars(run.spent_nanousd)} is spent, and "

@@ -8,7 +8,7 @@ one command belong in one journal segment.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hive_ray.core import (
@@ -440,11 +440,16 @@ class Engine:
         run = self.runs.get(command.run)
         if run is None:
             return _no_run(command.run)
-        decided = corrections.correct(run, command)
+        decided = corrections.correct(run, command, self._ancestors(run))
         if isinstance(decided, Refused):
             return decided
         self._record(decided, now)
         return run
+
+    def _ancestors(self, run: Run) -> Iterator[Run]:
+        while run.parent:
+            run = self.runs[run.parent]
+            yield run
 
     def _on_run(
         self, run_id: str, decide: Callable[[Run], list[Draft] | Refused], now: Moment

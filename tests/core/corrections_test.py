@@ -110,6 +110,39 @@ def test_what_a_child_is_corrected_by_its_parents_pay():
     assert spent(story) == 20
 
 
+def test_what_a_parent_is_corrected_by_is_not_taken_off_again():
+    """Both claims together would give a run money that nobody had spent."""
+    body = chain(node("x", cost_nanousd=30), id="body")
+    story = Story(graph([mapping("m", "list", body)], [], subgraphs=(body,)))
+    story.submit(input={"list": [1]}, budget_nanousd=1_000)
+    (lease,) = story.leases().values()
+    story.succeed(lease, cost_nanousd=30, x=1)
+    correct(story, -20)
+
+    refused = correct(story, -11, "c2", run=lease.run, serial=1, attempt=1)
+
+    assert isinstance(refused, Refused) and "run r was charged less" in refused.message
+    assert (spent(story), spent(story, lease.run)) == (10, 30)
+
+
+def test_a_sum_below_0_makes_no_room_beyond_the_budget():
+    """A whole run was corrected, and then the attempt that was meant told its cost itself."""
+    story = Story(chain(node("a", cost_nanousd=40), node("b", cost_nanousd=41)))
+    story.submit(budget_nanousd=40)
+    lease = story.lease("a")
+    story.lose("function-1")
+    story.attach("function-2")
+    correct(story, -40)
+    story.succeed(lease, cost_nanousd=10)
+    assert spent(story) == -30
+
+    story.pass_time(60_000_000)
+    story.run_to_end("a")
+
+    assert story.leases() == {}
+    assert story.engine.runs["r"].failure == "BUDGET_EXCEEDED"
+
+
 def test_a_correction_makes_room_in_a_budget():
     """What is given back can be spent again."""
     story = Story(chain(node("a", cost_nanousd=60), node("b", cost_nanousd=60)))
