@@ -62,7 +62,8 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     again: tuple[str, ...] = ()
     """Nodes of the visits that were under way and begin again."""
     repeats: tuple[str, ...] = ()
-    """Those of them that may have taken effect in the parent and are not declared idempotent."""
+    """Nodes that may have taken effect in the parent and are not declared idempotent: those of ``again``, and
+    others that the parent went on to beside the cut."""
     serials: tuple[int, ...] = ()
     """Serial numbers of the visits that begin again, as ``again`` names their nodes."""
 

@@ -42,7 +42,8 @@ class Cut(NamedTuple):
     again: tuple[str, ...] = ()
     """Nodes of the visits that begin again."""
     repeats: tuple[str, ...] = ()
-    """Those of them whose work had started, may have taken effect, and is not declared idempotent."""
+    """Nodes whose work had started, may have taken effect, and is not declared idempotent: of the visits that
+    begin again, and of what the parent did behind the cut that does not follow from the node cut before."""
 
     def origin(self, parent: str, resumes: bool = False) -> ev.Origin:
         """What the new run's first event says about where it comes from."""
@@ -248,15 +249,45 @@ def _cut(run: Run, events: Sequence[Told], graph: CompiledGraph, node: str = "",
         visit_base=run.visit_base,
         shelf=run.shelf,
     )
-    begun = [v for v in visits.values() if not v.deciding]
+    begun = {v.serial: v.node for v in visits.values() if not v.deciding}
     again = tuple(graph.nodes[v.node].id for v in visits.values())
-    started = _started(events)
-    repeats = tuple(
-        graph.nodes[v.node].id
-        for v in begun
-        if _may_repeat(graph, graph.nodes[v.node], started.get(v.serial, ()))
-    )
+    beside = _beside(events, graph, run.seq, node) if node else {}
+    repeats = _repeats(events, graph, begun | beside)
     return Cut(state, run.seq, node, visit, again, repeats)
+
+
+def _beside(events: Sequence[Told], graph: CompiledGraph, seq: int, node: str) -> dict[int, int]:
+    """Visits that began behind a cut, to their nodes, but for those that follow from the node cut before."""
+    place = next(plan.index for plan in graph.nodes if plan.id == node)
+    entered = (told[2] for told in events if told[0] > seq and isinstance(told[2], ev.NodeEntered))
+    return {
+        event.serial: event.node
+        for event in entered
+        if event.node != place and not graph.nodes[event.node].reached_from >> place & 1
+    }
+
+
+def _repeats(events: Sequence[Told], graph: CompiledGraph, visits: Mapping[int, int]) -> tuple[str, ...]:
+    """Names of the nodes of those visits whose work may have taken effect already, here or in a parent."""
+    started = _started(events)
+    owed = _owed(events)
+    names = [
+        graph.nodes[node].id
+        for serial, node in visits.items()
+        if serial in owed or _may_repeat(graph, graph.nodes[node], started.get(serial, ()))
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def _owed(events: Sequence[Told]) -> set[int]:
+    """Visits that a fork took over, and whose work had started in its parent already."""
+    origins = [told[2].origin for told in events if isinstance(told[2], ev.RunForked)]
+    return {
+        serial
+        for origin in origins
+        for serial, node in zip(origin.serials, origin.again, strict=True)
+        if node in origin.repeats
+    }
 
 
 def _begin_again(visit: Visit, node: NodePlan) -> Visit:

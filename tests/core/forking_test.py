@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -332,6 +333,43 @@ def test_a_step_beside_the_cut_that_may_have_happened_is_named():
     assert isinstance(forked, Run)
     assert forked.origin is not None
     assert (forked.origin.again, forked.origin.repeats) == (("send",), ("send",))
+
+
+@pytest.mark.parametrize("path", [["send"], ["c", "send"]])
+def test_what_the_parent_did_beside_the_cut_is_named(path: list[str]):
+    """The other branch had not begun at the cut, or was on its way: its mail is sent again all the same."""
+    edges = [edge(source, target) for source, target in pairwise(["a", *path])]
+    other = [mail(id) if id == "send" else node(id) for id in path]
+    story = Story(
+        graph([node("a"), node("b"), mail("b2"), *other], [edge("a", "b"), *edges, edge("b", "b2")])
+    )
+    story.submit()
+    story.run_to_end("a")
+    while leases := story.leases():
+        for lease in leases.values():
+            story.succeed(lease)
+
+    forked = story.fork("b")
+
+    assert isinstance(forked, Run)
+    assert forked.origin is not None
+    assert forked.origin.repeats == ("send",)
+
+
+def test_what_had_started_in_a_grandparent_is_named():
+    """Its fork was given up before it came to it: whoever resumes that one is told too."""
+    story = Story(chain(node("a"), mail("send")))
+    story.submit()
+    story.run_to_end("a")
+    story.fail(story.lease("send"))
+    story.resume_ended()
+    story.tell_cancel("f")
+
+    resumed = story.resume_ended("f", "g")
+
+    assert isinstance(resumed, Run)
+    assert resumed.origin is not None
+    assert resumed.origin.repeats == ("send",)
 
 
 def test_a_paused_and_a_waiting_run_can_be_forked():
