@@ -14,27 +14,27 @@ from hive_ray.workers.tools import ToolContext, function
 LATENCY_S = 0.1
 
 
-@function(idempotent=False, timeout_s=60)
+@function(idempotent=False, timeout_s=300)
 async def count_effect(item: str, *, context: ToolContext) -> dict[str, str]:
     """One effect, which takes its time: not declared idempotent, so it may never happen twice in silence."""
     await _post(item, context)
     return {"item": item}
 
 
-@function(idempotent=True, timeout_s=60)
+@function(idempotent=True, timeout_s=300)
 async def count_idempotent_effect(item: str, *, context: ToolContext) -> dict[str, str]:
     """The same effect, declared as one that may be repeated."""
     await _post(item, context)
     return {"item": item}
 
 
-@function(idempotent=False, timeout_s=60)
+@function(idempotent=False, timeout_s=300)
 def gated_effect(item: str, context: ToolContext) -> dict[str, str]:
     """One effect that does not happen while the gate is closed."""
     return _gated(item, context)
 
 
-@function(idempotent=True, timeout_s=60)
+@function(idempotent=True, timeout_s=300)
 def gated_idempotent_effect(item: str, context: ToolContext) -> dict[str, str]:
     """The same effect, declared as one that may be repeated."""
     return _gated(item, context)
@@ -53,6 +53,6 @@ def _gated(item: str, context: ToolContext) -> dict[str, str]:
 async def _post(item: str, context: ToolContext) -> None:
     await asyncio.sleep(LATENCY_S)
     headers = {"Idempotency-Key": context.idempotency_key}
-    async with httpx2.AsyncClient(timeout=30) as client:
+    async with httpx2.AsyncClient(timeout=300) as client:
         answer = await client.post(os.environ["EFFECTS_URL"], headers=headers, json={"item": item})
         answer.raise_for_status()

@@ -104,10 +104,11 @@ async def test_every_run_outlives_the_node_of_controller_and_workers(
     nodes.lose()
     counting.release()
     nodes.add()
-    asked = [await question(running, run) for run in once]
-    for run, wait in zip(once, asked, strict=True):
+    for run in once:
+        wait = await question(running, run)
         content = StepContent(outputs={"item": inline("x")})
-        await answered(running, Resolve(run, wait["approval_id"], "happened", content, "ann"))
+        decision = "happened" if happened(counting, run, wait["node"]) else "did_not_happen"
+        await answered(running, Resolve(run, wait["approval_id"], decision, content, "ann"))
     views = await all_ended(running, repeatable + once)
     history = read_history(open_state(running.settings))
     counts = {
@@ -123,6 +124,12 @@ async def test_every_run_outlives_the_node_of_controller_and_workers(
 
 async def under_way(counting: CountingServer, runs: list[str]) -> bool:
     return {key.split(":")[0] for key in counting.counts()} >= set(runs)
+
+
+def happened(counting: CountingServer, run: str, node: str) -> bool:
+    """Workers outlive their raylet by a moment: some get as far as to be given the next step."""
+    done = sum(key.startswith(f"{run}:") for key in counting.counts())
+    return done > int(node.removeprefix("n"))
 
 
 async def question(running: Cluster, run: str) -> dict[str, Any]:

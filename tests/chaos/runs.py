@@ -30,7 +30,7 @@ def effects_chain(steps: int, idempotent: bool = False, function: str = "") -> C
             pool="function",
             input_keys=("item",),
             output_keys=("item",),
-            timeout_us=60_000_000,
+            timeout_us=300_000_000,
             idempotent=idempotent,
             function=function,
             out_edges=(i,) if i < steps - 1 else (),

@@ -110,8 +110,16 @@ async def test_a_store_that_fails_in_the_middle_of_a_recovery_leaves_nothing_pen
 
 
 async def claims(site: Site, died_at: int) -> bool:
-    """The next controller has read the newest segment and sends its epoch record."""
-    return any(m == "PUT" and "/journal/0000/" in path for m, path in site.proxy.requests[died_at:])
+    """The next controller has listed the journal, read its end, and sends its epoch record."""
+    since = [kind_of(*request) for request in site.proxy.requests[died_at:]]
+    return "LIST" in since and "PUT" in since[since.index("LIST") :]
+
+
+def kind_of(method: str, path: str) -> str:
+    """``LIST`` of segments, ``PUT`` of one, or neither."""
+    if method == "GET" and "list-type=" in path and "journal" in path:
+        return "LIST"
+    return method if "/journal/0000/" in path else ""
 
 
 async def failed_more_than(site: Site, count: int) -> bool:
