@@ -43,8 +43,18 @@ def settings_for(state: Mapping[str, Any], slots: int, workers: int) -> Settings
             "pools": {"function": pool, "tool": {"kind": "tool", **idle}, "llm": {"kind": "llm", **idle}},
             "tools": {"modules": ["benchmarks.noop"]},
             "observe": {"log_level": "WARNING"},
+            "keys": {} if state["url"].startswith("file:") else key_section(Path(tempfile.gettempdir())),
         }
     )
+
+
+def key_section(folder: Path) -> dict[str, str]:
+    """The `keys` section for a state in a bucket, whose key somebody must choose."""
+    file = folder / "state.kek"
+    if not file.exists():
+        file.touch(0o600)
+        file.write_text(os.urandom(32).hex())
+    return {"key": f"file:{file}"}
 
 
 @contextmanager

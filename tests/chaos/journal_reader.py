@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from hive_ray.state.content import PlainCodec
+from hive_ray.core.events import NOTHING
+from hive_ray.state.content import ContentCodec
 from hive_ray.state.journal import Journal
 from hive_ray.state.owner import Owner
-from hive_ray.state.records import Recorded, read_row
-from hive_ray.state.segments import decode_segment, segment_name
+from hive_ray.state.records import Recorded, decode_event, read_row
+from hive_ray.state.segments import Row, decode_segment, segment_name
 from hive_ray.state.store import Store
 
 Attempt = tuple[str, int, int, int]
@@ -55,8 +56,8 @@ class History:
         return highest
 
 
-def read_history(store: Store, partition: int = 0) -> History:
-    """The whole journal of a partition."""
+def read_history(store: Store, partition: int = 0, codec: ContentCodec | None = None) -> History:
+    """The whole journal of a partition; content only with a codec that opens it."""
     history = History()
     under_way: set[Attempt] = set()
     for segment in Journal(store, partition).read_segments():
@@ -67,7 +68,7 @@ def read_history(store: Store, partition: int = 0) -> History:
             continue
         history.epochs[-1].segments += 1
         for row in segment.columns.rows():
-            recorded = read_row(segment.name, row, PlainCodec())
+            recorded = _read(segment.name, row, codec)
             assert recorded is not None
             history.events.append(recorded)
             _count(under_way, recorded)
@@ -79,9 +80,16 @@ def track(under_way: set[Attempt], store: Store, number: int, partition: int = 0
     name = segment_name(partition, number)
     segment = decode_segment(name, store.get(name))
     for row in segment.columns.rows():
-        recorded = read_row(name, row, PlainCodec())
+        recorded = _read(name, row, None)
         if recorded is not None:
             _count(under_way, recorded)
+
+
+def _read(name: str, row: Row, codec: ContentCodec | None) -> Recorded | None:
+    if codec is not None:
+        return read_row(name, row, codec)
+    event = decode_event(name, row)
+    return None if event is None else Recorded(row.seq, row.time_us, event, NOTHING)
 
 
 def _count(under_way: set[Attempt], recorded: Recorded) -> None:

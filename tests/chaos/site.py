@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.cluster import Cluster, started
+from benchmarks.cluster import Cluster, key_section, started
 from hive_ray.config import Settings
 from hive_ray.state.access import open_state
 from tests.chaos.journal_reader import History, read_history
@@ -56,6 +56,7 @@ async def site_on(
         settings = Settings.model_validate(
             {
                 "state": state_section(s3, bucket, folder, proxy.endpoint),
+                "keys": key_section(folder),
                 "tools": {"modules": ["tests.chaos.effects"]},
                 "observe": {"log_level": "ERROR"},
                 **sections,

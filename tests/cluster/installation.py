@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cluster import Cluster, started
+from benchmarks.cluster import Cluster, key_section, started
 from hive_ray.config import Settings
 from hive_ray.control.queries import GetRun, ListWorkers, Request, WatchRun
 from hive_ray.control.views import RunView, WaitView
@@ -33,6 +33,7 @@ def settings_for(
     return Settings.model_validate(
         {
             "state": {"url": (folder / "state").as_uri()},
+            "keys": key_section(folder),
             "pools": {"function": idle, "tool": idle, "llm": idle} | dict(pools or {}),
             "tools": {"modules": list(modules)},
             "models": models or {},

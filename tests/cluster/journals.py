@@ -9,20 +9,32 @@ import msgspec
 from hive_ray.config import Settings
 from hive_ray.core.messages import StepContent
 from hive_ray.core.values import Value, decode
-from hive_ray.state.access import open_state
+from hive_ray.state.access import content_codec, open_state
 from hive_ray.state.records import Recorded
 from tests.chaos.journal_reader import read_history
 
 ATTEMPTS = ("StepStarted", "StepFailed", "RetryScheduled", "TimerFired", "LeaseReturned")
 """Events that only say how often something was tried."""
 OF_ONE_RUN = frozenset(
-    ("run", "request_id", "attempt", "worker", "epoch", "duration_us", "deadline_us", "digest", "approval")
+    (
+        "run",
+        "request_id",
+        "attempt",
+        "worker",
+        "epoch",
+        "duration_us",
+        "deadline_us",
+        "digest",
+        "approval",
+        "key",
+    )
 )
 
 
 def events_of(settings: Settings, run: str, *kinds: str) -> list[Recorded]:
     """Events of a run in order, of those kinds or all."""
-    events = read_history(open_state(settings)).events
+    store = open_state(settings)
+    events = read_history(store, codec=content_codec(settings)).events
     return [e for e in events if e.event.run == run and (not kinds or type(e.event).__name__ in kinds)]
 
 
