@@ -15,7 +15,6 @@ import json
 import random
 import tempfile
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from hive_ray.graph.compiled import (
     NodeKind,
     NodePlan,
 )
+from serve.backend import new_run_id
 
 PAYLOAD = "x" * 1024
 BATCH = 200
@@ -76,7 +76,7 @@ def fill(loop: Loop, runs: list[str], keys: bool) -> int:
 
 def _more(loop: Loop) -> None:
     """A snapshot comes when enough has happened: runs that fill up the last one."""
-    loop.submit([uuid.uuid4().hex for _ in range(BATCH)], PAYLOAD)
+    loop.submit([new_run_id() for _ in range(BATCH)], PAYLOAD)
     loop.tick()
 
 
@@ -98,7 +98,7 @@ def measure(runs: int, woken: int, keys: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
         store = counting(Path(folder).as_uri())
         loop = Loop(store, waiting_graph())
-        names = [uuid.uuid4().hex for _ in range(runs)]
+        names = [new_run_id() for _ in range(runs)]
         first = fill(loop, names[: runs // 10], keys)
         parked = len(loop.shell.engine.parked)
         begun = time.perf_counter()

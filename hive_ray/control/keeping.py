@@ -34,6 +34,8 @@ GRACE_US = 15 * 60 * 1_000_000
 RETAIN_EVERY_US = 3600 * 1_000_000
 PAUSE_US = 1_000_000
 """Between a failure and the next try."""
+REST = 3
+"""Work is followed by a rest of so many times its length: it shares the interpreter with the event loop."""
 
 
 class Keeper:
@@ -70,6 +72,7 @@ class Keeper:
         if shell.engine.fleet.feature_level < LEVEL:
             return
         if self._behind:
+            self._behind = False
             self._do(shell, "compact the journal", self._compact)
         elif shell.mono_us >= self._retain_again_us:
             live = shell.live_run_ids()
@@ -80,17 +83,20 @@ class Keeper:
         self._busy = True
         self._attempt += 1
         stamp = Stamp(shell.engine.fleet.epoch, self._attempt, shell.wall_us)
-        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what)))
+        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what, shell.mono_us)))
 
-    def _ended(self, shell: Shell, what: str, ended: Done | Broke) -> None:
+    def _ended(self, shell: Shell, what: str, begun_us: int, ended: Done | Broke) -> None:
         self._busy = False
+        self._again_us = shell.mono_us + REST * (shell.mono_us - begun_us)
         match ended:
             case Done(manifest):
-                self._behind = self._behind and manifest.number > self.manifest.number
+                # A snapshot that came meanwhile counts too.
+                self._behind = self._behind or manifest.covered > self.manifest.covered
                 self.manifest = manifest
                 shell.history_grew(manifest)
             case Broke(error):
                 log.warning("could not %s: %s", what, error)
+                self._behind = True
                 self._again_us = shell.mono_us + PAUSE_US
 
     # --- on a thread -----------------------------------------------------------------------------

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from hive_ray.control import snapshotting
-from hive_ray.control.io import Io, attempt
+from hive_ray.control.io import Done, Io, attempt
+from hive_ray.control.keeping import Keeper
 from hive_ray.control.queries import GetMemory, GetRun, ListApprovals, ListMemory, ListRuns, runs_of
-from hive_ray.control.shell import Action
+from hive_ray.control.shell import Action, Shell
 from hive_ray.control.views import RunView
+from hive_ray.core import features
 from hive_ray.core.commands import Cancel, CorrectCost, Pause, PutMemory, Resolve, Resume
 from hive_ray.core.messages import Lease, Outcome, StepContent
 from hive_ray.core.run import encode_run
 from hive_ray.core.values import inline
 from hive_ray.errors import StoreError
-from hive_ray.state.history import newest_manifest
+from hive_ray.state.compaction import Compactor
+from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.memory_store import MemoryStore, forget_memory
+from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
 from tests.control.driver import Driver
 from tests.control.shell_test import GRAPH, done, submit
@@ -398,3 +403,33 @@ def test_a_child_that_is_being_loaded_waits_for_its_ancestors(store: MemoryStore
         driver.pass_time(SECOND_US)
 
     assert driver.replies[call].refused is None
+
+
+def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten():
+    """And a piece of work is followed by a rest: the event loop has the interpreter most of the time."""
+    asked: list[Io] = []
+    shell = cast(
+        Shell,
+        SimpleNamespace(
+            mono_us=0,
+            wall_us=0,
+            do=asked.append,
+            history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
+            live_run_ids=list,
+            engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
+        ),
+    )
+    manifest = HistoryManifest(0)
+    nothing = Compactor(MemoryStore("keeping"), 0, lambda runs: [])
+    keeper = Keeper(MemoryStore("keeping"), nothing, Retention(), manifest)
+
+    keeper.advance(shell)
+    keeper.snapshot_taken()
+    shell.mono_us = 100  # pyright: ignore[reportAttributeAccessIssue]
+    asked.pop().then(Done(manifest))
+    keeper.advance(shell)
+    assert asked == []
+    shell.mono_us = 400  # pyright: ignore[reportAttributeAccessIssue]
+    keeper.advance(shell)
+
+    assert [io.what for io in asked] == ["compact the journal"]
