@@ -15,7 +15,7 @@ from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
-from hive_ray.core.parked import Parked
+from hive_ray.core.parked import Kind, Parked
 from hive_ray.core.run import Run, encode_run
 from hive_ray.state.owner import Owner, process_is_gone
 
@@ -89,16 +89,23 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
 
     def _known(self, engine: Engine) -> Iterator[str]:
         """Newest first, and no more looked at than are asked for."""
-        parked = engine.parked.newest_first()
-        for run_id in heapq.merge(sorted(engine.runs, reverse=True), parked, reverse=True):
+        live = sorted((run for run in engine.runs if not self.before or run < self.before), reverse=True)
+        parked = engine.parked.newest_first(self.before, self._wants_kind)
+        for run_id in heapq.merge(live, parked, reverse=True):
             run = engine.runs.get(run_id)
-            holder = run or engine.parked[run_id]
-            status = standing(engine, run).status if run is not None else engine.parked[run_id].kind.status
-            if self._wants(engine, run_id, holder) and self._has_status(status):
+            if run is None:
+                if self._wants(engine, run_id, engine.parked[run_id]):
+                    yield run_id
+            elif self._wants(engine, run_id, run) and self._has_status(standing(engine, run).status):
                 yield run_id
 
+    def _wants_kind(self, kind: Kind) -> bool:
+        if (self.team and kind.team != self.team) or (self.agent and kind.agent != self.agent):
+            return False
+        return self._has_status(kind.status)
+
     def _wants(self, engine: Engine, run_id: str, run: Run | Parked) -> bool:
-        if (self.before and run_id >= self.before) or (run.parent and not self.children):
+        if run.parent and not self.children:
             return False
         if (self.team and run.team != self.team) or (self.agent and run.agent != self.agent):
             return False
@@ -138,16 +145,22 @@ class ListApprovals(msgspec.Struct, frozen=True, tag=True):
         """The runs that must be in memory to see the page."""
         if self.run:
             return [self.run]
-        # A row knows its oldest question only; so many runs have at least so many questions.
-        parked = engine.parked
-        oldest = [(since_us, run) for run, since_us in parked.waiting.items() if since_us >= self.after[0]]
-        heapq.heapify(oldest)
-        page: list[str] = []
-        while oldest and len(page) < self.limit:
-            _, run_id = heapq.heappop(oldest)
-            if not self.team or parked[run_id].team == self.team:
-                page.append(run_id)
-        return page
+        waiting = engine.parked.waiting
+        if self.team:
+            team = set(engine.parked.ids_of(lambda kind: kind.team == self.team))
+            waiting = {run: waits for run, waits in waiting.items() if run in team}
+        after_us = self.after[0]
+        found = [(waits[0], run) for run, waits in waiting.items() if waits[0] > after_us]
+        # Of these the page before may have shown some, or all.
+        early = [run for run, waits in waiting.items() if waits[0] <= after_us <= waits[-1]]
+        found.extend((since_us, run) for run in early for since_us in self._next(run, waiting[run]))
+        # One more than fit: of the run that the page before ends with, it is not known which are behind.
+        return [run for _, run in heapq.nsmallest(self.limit + 1, found)]
+
+    def _next(self, run: str, waits: tuple[int, ...]) -> tuple[int, ...]:
+        """Since when the first question of a parked run waits that may be behind the page before."""
+        last = f"{run}.~"
+        return next(((since_us,) for since_us in waits if (since_us, last) > self.after), ())
 
     def look(self, engine: Engine) -> Answer:
         found: list[views.WaitView] = []

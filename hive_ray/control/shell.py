@@ -47,7 +47,7 @@ from hive_ray.core.messages import (
     encode,
 )
 from hive_ray.core.parked import due_us
-from hive_ray.core.run import Run, StepStatus, note_segment
+from hive_ray.core.run import TERMINAL, Run, StepStatus, note_segment
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
 from hive_ray.state.content import ContentCodec
@@ -508,7 +508,7 @@ class Shell:
         """Runs that have not ended, as far as that is durable."""
         runs = self.engine.runs.values()
         live = [run.id for run in runs if not run.terminal or run.told > self.durable_seq]
-        return live + [run_id for run_id, row in self.engine.parked.items() if not row.ended]
+        return [*live, *self.engine.parked.ids_of(lambda kind: kind.status not in TERMINAL)]
 
     # --- time ------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ since each of their steps touches it; so does a live child.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, MutableMapping
 
 import msgspec
 
@@ -28,9 +29,9 @@ class Kind(msgspec.Struct, frozen=True, array_like=True):
 class Parked(msgspec.Struct, frozen=True, array_like=True):
     """One parked run, as lists and timers need it. ``seq``: what its snapshot shows.
 
-    ``due_us``: when something in it is due by the wall clock; 0 for ended runs. ``since_us``: since when
-    its oldest open question waits; 0 without one. ``origin``: the run that it was forked from, in whose place
-    it is if it ``resumes`` it. ``unsettled``: a late outcome may still correct what it cost.
+    ``due_us``: when something in it is due by the wall clock; 0 for ended runs. ``waits_us``: since when
+    each of its open questions waits, oldest first. ``origin``: the run that it was forked from, in whose
+    place it is if it ``resumes`` it. ``unsettled``: a late outcome may still correct what it cost.
     """
 
     kind: Kind
@@ -38,7 +39,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     submitted_us: int
     finished_us: int = 0
     due_us: int = 0
-    since_us: int = 0
+    waits_us: tuple[int, ...] = ()
     spent_nanousd: int = 0
     parent: str = ""
     dead_lettered: bool = False
@@ -69,7 +70,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     submitted_us: int
     finished_us: int = 0
     due_us: int = 0
-    since_us: int = 0
+    waits_us: tuple[int, ...] = ()
     spent_nanousd: int = 0
     parent: str = ""
     dead_lettered: bool = False
@@ -80,42 +81,76 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     unsettled: bool = False
 
 
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """The beginning of a row, for whoever looks at many."""
+
+    kind: int
+
+
 class ParkedRuns(MutableMapping[str, Parked]):
     """Rows by run id, packed: as objects they would take three times the memory."""
 
     def __init__(self) -> None:
         self._rows: dict[str, bytes] = {}
-        self._kinds: list[Kind] = []
+        self._kinds: dict[int, Kind] = {}
         self._numbers: dict[Kind, int] = {}
-        self._newest: list[str] | None = None
-        self.waiting: dict[str, int] = {}
-        """Since when the oldest open question of a run waits."""
+        self._uses: dict[int, int] = {}
+        """By kind, how many rows have it: reasons are often a run's own."""
+        self._next_kind = 0
+        self._sorted: list[str] | None = None
+        self.waiting: dict[str, tuple[int, ...]] = {}
+        """Since when the open questions of a run wait, oldest first; runs without one are left out."""
 
-    def newest_first(self) -> list[str]:
-        """Run ids in falling order; the same list until something changes."""
-        if self._newest is None:
-            self._newest = sorted(self._rows, reverse=True)
-        return self._newest
+    def ids_of(self, wants: Callable[[Kind], bool]) -> Iterator[str]:
+        """The runs of the kinds that are wanted, in no order."""
+        kinds = self._kinds_of(wants)
+        if kinds:
+            yield from (run for run, row in self._rows.items() if _decode_head(row).kind in kinds)
+
+    def newest_first(self, before: str, wants: Callable[[Kind], bool]) -> Iterator[str]:
+        """The runs of the kinds that are wanted, in falling order of id; of those before an id only."""
+        kinds = self._kinds_of(wants)
+        if not kinds:
+            return
+        if self._sorted is None:
+            self._sorted = sorted(self._rows)
+        ids = self._sorted
+        for at in range(bisect_left(ids, before) if before else len(ids), 0, -1):
+            if _decode_head(self._rows[ids[at - 1]]).kind in kinds:
+                yield ids[at - 1]
+
+    def _kinds_of(self, wants: Callable[[Kind], bool]) -> frozenset[int]:
+        return frozenset(number for number, kind in self._kinds.items() if wants(kind))
 
     def __getitem__(self, run: str) -> Parked:
-        return self._unpack(self._rows[run])
+        number, *rest = msgspec.structs.astuple(_decode(self._rows[run]))
+        return Parked(self._kinds[number], *rest)
 
     def __setitem__(self, run: str, row: Parked) -> None:
-        number = self._numbers.setdefault(row.kind, len(self._kinds))
-        if number == len(self._kinds):
-            self._kinds.append(row.kind)
+        if run in self._rows:
+            del self[run]
         _, *rest = msgspec.structs.astuple(row)
-        self._rows[run] = _encode(_Packed(number, *rest))
-        self._newest = None
-        if row.since_us:
-            self.waiting[run] = row.since_us
+        self._rows[run] = _encode(_Packed(self._use(row.kind), *rest))
+        self._sorted = None
+        if row.waits_us:
+            self.waiting[run] = row.waits_us
+
+    def _use(self, kind: Kind) -> int:
+        number = self._numbers.get(kind)
+        if number is None:
+            number = self._numbers[kind] = self._next_kind
+            self._kinds[number] = kind
+            self._next_kind += 1
+        self._uses[number] = self._uses.get(number, 0) + 1
+        return number
 
     def __delitem__(self, run: str) -> None:
-        del self._rows[run]
-        self._newest = None
+        number = _decode_head(self._rows.pop(run)).kind
+        self._sorted = None
         self.waiting.pop(run, None)
-        if not self._rows:
-            self._kinds, self._numbers = [], {}
+        self._uses[number] -= 1
+        if not self._uses[number]:
+            del self._uses[number], self._numbers[self._kinds.pop(number)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -126,13 +161,10 @@ class ParkedRuns(MutableMapping[str, Parked]):
     def __contains__(self, run: object) -> bool:
         return run in self._rows
 
-    def _unpack(self, data: bytes) -> Parked:
-        number, *rest = msgspec.structs.astuple(_decode(data))
-        return Parked(self._kinds[number], *rest)
-
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Packed).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 
 def may_park(run: Run) -> bool:
@@ -176,7 +208,7 @@ def row_of(run: Run, reason: str) -> Parked:
         run.submitted_us,
         run.finished_us,
         due_us(run),
-        min(waits, default=0),
+        tuple(sorted(waits)),
         run.spent_nanousd,
         run.parent,
         run.dead_lettered,

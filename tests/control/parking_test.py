@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from hive_ray.core.messages import Lease, Outcome, StepContent
 from hive_ray.core.run import encode_run
 from hive_ray.core.values import inline
 from hive_ray.errors import StoreError
+from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.compaction import Compactor
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.memory_store import MemoryStore, forget_memory
@@ -28,7 +29,7 @@ from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
 from tests.control.driver import Driver
 from tests.control.shell_test import GRAPH, done, submit
-from tests.core.graphs import chain, graph, mapping, node
+from tests.core.graphs import chain, edge, graph, human, mapping, node
 from tests.core.story import content
 
 SECOND_US = 1_000_000
@@ -48,8 +49,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore]:
 class World:
     """A controller that parks, with one worker."""
 
-    def __init__(self, store: Store, **given: Any) -> None:
-        self.driver = Driver(store, [GRAPH], park_after_us=SECOND_US, **given)
+    def __init__(self, store: Store, graphs: Iterable[CompiledGraph] = (GRAPH,), **given: Any) -> None:
+        self.driver = Driver(store, graphs, park_after_us=SECOND_US, **given)
         self.session = self.driver.attached().session
         self.n = 0
         self.waiting = -1
@@ -180,6 +181,49 @@ def test_a_deadline_finds_a_parked_run(store: MemoryStore):
     }
 
 
+def test_pages_of_approvals_show_each_question_once(store: MemoryStore):
+    """Also of runs that began to wait at the same time, and are parked again between two pages."""
+    world = World(store)
+    world.wait("a", "b", "c", "d", "e")
+    world.rest()
+    found: list[str] = []
+    query = ListApprovals(limit=2)
+    while page := world.asked(query):
+        found.extend(wait.approval_id for wait in page)
+        query = ListApprovals(limit=2, after=(page[-1].since_us, page[-1].approval_id))
+        world.rest()
+        assert world.parked == {"a", "b", "c", "d", "e"}
+
+    assert found == ["a.1", "b.1", "c.1", "d.1", "e.1"]
+
+
+def test_a_later_question_of_a_parked_run_is_listed(store: MemoryStore):
+    """Its first one was on an earlier page."""
+    both = graph(
+        [node("s"), human("h", "x"), node("t"), human("i", "y")],
+        [edge("s", "h"), edge("s", "t"), edge("t", "i")],
+    )
+    only = chain(human("h", "x"), id="only")
+    world = World(store, [both, only])
+    world.driver.command(submit("two", graph=both.version))
+    world._exchange()
+    for _ in ("s", "t"):
+        (lease,) = world.driver.replies[world.waiting].leases
+        world.driver.pass_time(SECOND_US)
+        world._exchange(done(lease))
+        world.driver.pass_time(SECOND_US)
+        world.driver.command(submit(f"after {lease.name}", graph=only.version))
+    world.rest()
+    assert world.parked == {"two", "after s", "after t"}
+
+    first = world.asked(ListApprovals(limit=2))
+    world.rest()
+    second = world.asked(ListApprovals(limit=2, after=(first[1].since_us, first[1].approval_id)))
+
+    found = [wait.approval_id for wait in (*first, *second)]
+    assert found == ["two.1", "after s.1", "two.2", "after t.1"]
+
+
 def test_paused_runs_are_parked_and_resumed(store: MemoryStore):
     """Their ready steps come back into the queue."""
     world = World(store)
@@ -219,6 +263,9 @@ def test_lists_show_parked_runs_in_pages(store: MemoryStore):
     assert [line.run_id for line in world.asked(ListRuns(limit=3, before="b"))] == ["a"]
     assert [line.run_id for line in world.asked(ListRuns(status="waiting"))] == ["d", "c", "a"]
     assert world.parked == {"a", "b", "c", "d"}
+
+    assert world.asked(ListRuns(team="other")) == world.asked(ListRuns(status="failed")) == []
+    assert [line.run_id for line in world.asked(ListRuns(team="team", before="c"))] == ["b", "a"]
 
     first = world.asked(ListApprovals(limit=2))
     last = first[-1]
