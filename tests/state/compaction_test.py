@@ -299,3 +299,23 @@ def test_a_damaged_file_is_named(local: Store):
 
     with pytest.raises(Corrupt, match=file.name):
         list(run_rows(local, manifest, file.first_run))
+
+
+def test_an_old_writer_is_fenced_and_the_owner_known_after_compaction(local: Store):
+    """Its next number is that of an epoch record, which stays when everything around it is gone."""
+    old = Driver(local, [GRAPH])
+    _work(old, "a", 2)
+    new = Driver(local, [GRAPH])
+    _work(new, "b", 2)
+    for number in range(2):
+        snapshot(local, new)
+        new.command(submit(f"c{number}"))
+    manifest = compact_all(local, covered(new))
+    assert manifest.covered > old.shell.journal.number + 1
+
+    old.command(submit("d0"))
+
+    assert old.ended is not None and "replaced" in str(old.ended.reason)
+    state = Journal(local, 0).read_owner()
+    assert state is not None and (state.epoch, state.number) == (2, new.shell.journal.number)
+    assert "d0" not in {row.run for row in every_row(local, 0)}
