@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from hive_ray.control.views import Answer, RunView
+from hive_ray.core.artifacts import Artifact
 from hive_ray.core.commands import Cancel, Command, Complete, Forget, Pause, Resolve, Resume, Signal, Submit
 from hive_ray.core.fleet import AttemptRef
 from hive_ray.core.keys import conversation_key, key_ref
@@ -38,7 +40,7 @@ def talk(record: bool = False):
 
 SAID = ("arg", "result", "delta", "question", "answer", "blob", "broke")
 """What is said in the conversation; each of them becomes ``canary-…``."""
-TOLD = ("input", "item", "output", "comment", "pause", "x")
+TOLD = ("input", "item", "output", "comment", "pause", "x", "artifact", "file")
 """What outlives the run."""
 _NUMBERS = itertools.count()
 
@@ -129,7 +131,9 @@ class World:
         elif lease.kind is StepKind.COLLECT:
             given = content(m=[canary("x")])
         else:
-            given = content(x=canary("x"))
+            blob = self.driver.blobs.put(lease.run, canary("file").encode(), lease.content_key)
+            made = Artifact(canary("artifact"), "text/plain", blob.size, "digest", blob.name)
+            given = msgspec.structs.replace(content(x=canary("x")), artifacts=(made,))
         return Outcome(*lease.key, "", encode(given), name=lease.name)
 
     def _said(self, lease: Lease) -> list[Any]:
