@@ -320,7 +320,7 @@ class Engine:
                     f"Idempotency-Key {command.idempotency_key} belongs to run {known.run}, another body",
                 )
             if known is not None:
-                return self.runs[known.run]
+                return self.runs.get(known.run) or _no_longer_known(command.idempotency_key, known.run)
         return self.runs.get(command.run)
 
     def _begin(self, run: Run, now: Moment) -> None:
@@ -901,6 +901,12 @@ _PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERA
 
 def _nowhere(seq: int, drafted: Draft) -> None:
     """The sink of an engine that only replays."""
+
+
+def _no_longer_known(key: str, run_id: str) -> Refused:
+    """Neither begun again nor shown: the key outlives a history that is kept for less than its time."""
+    why = f"Idempotency-Key {key} began run {run_id}, which has ended and whose history was dropped since"
+    return Refused("conflict", why)
 
 
 def _no_run(run_id: str) -> Refused:

@@ -47,3 +47,17 @@ def test_the_same_key_with_another_body_is_refused():
     assert isinstance(answer, Refused)
     assert answer.problem == "mismatch"
     assert "first" in answer.message
+
+
+def test_a_key_whose_run_is_not_kept_any_more_begins_no_second_run():
+    """History may be kept for less time than keys: that is a refusal which names the run, and not a fault."""
+    engine = fresh()
+    submit(engine, "first", "d1")
+    engine.leave("first")
+
+    answer = submit(engine, "second", "d1")
+
+    assert isinstance(answer, Refused)
+    assert answer.problem == "conflict"
+    assert "first" in answer.message
+    assert not engine.runs
