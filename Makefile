@@ -50,6 +50,13 @@ SEEDS ?= 200
 sim: setup  ## simulated histories: SEEDS=n many (SAVED=file to go on from there), or SEED=n alone
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(SAVED),--saved $(SAVED))
 
+SIM_OMIT := */control/actor.py,*/control/cluster.py,*/control/launch.py,*/control/pools.py,*/control/record.py,*/control/haproxy.py,*/control/reconciliation.py,*/control/inspection.py,*/state/sql.py,*/state/file_store.py,*/state/object_store.py,*/state/vault.py,*/state/key_providers.py,*/state/access.py
+sim-coverage: setup  ## branch coverage of control/ and state/ from simulated histories alone (docs/simulation.md)
+	@mkdir -p build
+	$(BIN)/python -m coverage run --branch --data-file=build/simulation.coverage \
+	    --source=hive_ray.control,hive_ray.state -m tests.simulation --seeds $(SEEDS) --processes 0
+	$(BIN)/python -m coverage report --data-file=build/simulation.coverage --omit='$(SIM_OMIT)' --show-missing
+
 bench: setup  ## the throughput benchmark at its four loads, and the submission benchmark
 	for n in 1 8 64 256; do $(BIN)/python -m benchmarks.throughput --in-flight $$n --json || exit 1; done
 	$(BIN)/python -m benchmarks.submit --clients 32 --json

@@ -100,9 +100,13 @@ def run(
     """Play ``count`` seeds from ``first``, or as many of them as the time allows.
 
     Args:
+        processes: 0: in this one, for who measures it.
         saved: file that keeps the totals; a campaign that was interrupted goes on from it.
     """
     totals = msgspec.json.decode(saved.read_bytes(), type=Totals) if saved and saved.exists() else Totals()
+    if not processes:
+        totals.join(_play_batch(max(first, totals.next_seed), count))
+        return totals
     begun, before = time.monotonic(), totals.seconds
     batches = iter(range(max(first, totals.next_seed), first + count, BATCH))
     for start, done in _in_order(batches, first + count, processes, begun + seconds):

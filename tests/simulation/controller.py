@@ -24,6 +24,7 @@ from hive_ray.errors import Corrupt, StoreError, Unavailable
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.journal import Committed, FencedBy, Journal, PendingWrite, Retry, write_pending
+from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import Owner
 from hive_ray.state.retention import Retention
 from hive_ray.testing import Call, Killed, SimulatedProcess
@@ -33,6 +34,7 @@ from tests.simulation.checker import Checker
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+ENVIRONMENT = "simulation"
 DIGEST_KEY = b"k" * 32
 RETRY_WRITE_US = 200_000
 RETRY_RECOVERY_US = 300_000
@@ -106,6 +108,8 @@ class Controller:
 
     def _recover_once(self) -> Recovered:
         clock = self.world.clock
+        self._store.probe()
+        open_for_work(self._store, ENVIRONMENT, clock.wall_us)
         journal = Journal(self._store, 0)
         may_take(journal, self.owner, clock.wall_us, 20.0, self.take_over)
         return recover(
@@ -290,6 +294,8 @@ class Controller:
         if self.process.stopped:
             call.time_out()
         self.process.run(partial(self._take, call, request))
+        if not self.process.alive:
+            call.fail()  # it died over it
 
     def _take(self, call: Call, request: object) -> None:
         shell = self.shell

@@ -17,6 +17,7 @@ from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
 from tests.core.graphs import Facts
+from tests.simulation import afterwards
 from tests.simulation.controller import DIGEST_KEY
 from tests.simulation.monkey import HOUR_US, Monkey
 from tests.simulation.people import Onlooker, Operators, People, User
@@ -147,7 +148,20 @@ class History:
             self._check_replay(derived, engine)
             self._check_runs(derived)
             self._check_money(derived)
+            self._look_back(engine)
         self._check_recovery(engine)
+
+    def _look_back(self, engine: Engine) -> None:
+        """Now and then, as operators do: it reads everything again."""
+        way = self.world.seed % 8
+        if way == 0:
+            afterwards.check_store(self.world.raw)
+        elif way == 1:
+            afterwards.check_copy(self.world, engine)
+        elif way == 2:
+            afterwards.check_replays(self.world)
+        elif way == 3:
+            afterwards.check_bills(self.world)
 
     def _check_runs(self, engine: Engine) -> None:
         for run_id in self.world.acknowledged_runs:

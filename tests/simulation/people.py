@@ -72,6 +72,9 @@ class User:
     def _submitted(self, answer: Answer) -> None:
         refused = answer.refused
         if refused is not None:
+            if refused.problem == "conflict" and self.world.plan.retention_days:
+                self.go_on()  # it has ended, and its day has left the history
+                return
             assert refused.problem in TRANSIENT, refused
             self._again()
             return

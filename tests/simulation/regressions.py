@@ -7,6 +7,9 @@ that was found also has a test of its own, named here, or a switch in ``bugs`` t
 from __future__ import annotations
 
 SEEDS: dict[int, str] = {
+    10005: "a parent left memory, or for the history, while an ended child's attempt was under way: its end "
+    "found no parent, and no recovery could go on "
+    "(``Engine.in_memory``)",
     69: "a doubled request to attach: leases that had begun were given out again "
     "(bugs.late_attachment_believed, "
     "shell_test.test_a_request_to_attach_that_comes_late_takes_no_lease_away)",
