@@ -14,7 +14,7 @@ from hive_ray.core import forking
 from hive_ray.core.commands import Fork, Refused
 from hive_ray.core.forking import Cut
 from hive_ray.core.keys import conversation_key
-from hive_ray.core.messages import StepContent
+from hive_ray.core.messages import StepContent, Turn
 from hive_ray.core.run import Run, encode_run
 from hive_ray.core.values import Value
 from hive_ray.errors import Conflict, Corrupt, KeyErased, ObjectMissing
@@ -148,13 +148,20 @@ async def _begun(
         cut.origin(view.run_id, resumes),
         digests.digest,
         terms.idempotency_key,
-        view.budget_nanousd if terms.budget_nanousd is None else terms.budget_nanousd,
+        await _ceiling(backend, view) if terms.budget_nanousd is None else terms.budget_nanousd,
         terms.deadline_us,
         traceparent=terms.traceparent,
         key=key,
         plain_digest=digests.plain,
     )
     return await backend.begun(command)
+
+
+async def _ceiling(backend: Backend, view: RunView) -> int:
+    """The budget of whoever pays for a run: of a child run its root, or its fork would have none."""
+    while view.parent:
+        view = await backend.run(view.parent)
+    return view.budget_nanousd
 
 
 def _own_blobs(backend: Backend, run_id: str, state: Run, key: bytes) -> None:
@@ -173,11 +180,18 @@ def _own_blobs(backend: Backend, run_id: str, state: Run, key: bytes) -> None:
             copies[value.blob] = backend.blobs.put(run_id, data, key).name
         return msgspec.structs.replace(value, blob=copies[value.blob])
 
+    def own_turns(turns: list[Turn]) -> list[Turn]:
+        own_key = conversation_key(key)
+        return [msgspec.structs.replace(turn, value=own(turn.value, own_key)) for turn in turns]
+
     try:
         state.memory = {key: own(value) for key, value in state.memory.items()}
-        state.conversation = [
-            msgspec.structs.replace(turn, value=own(turn.value, conversation_key(key)))
-            for turn in state.conversation
-        ]
+        state.conversation = own_turns(state.conversation)
+        for visit in state.visits.values():
+            if visit.loop is not None:
+                visit.loop.conversation = own_turns(visit.loop.conversation)
+        if state.shelf is not None:
+            entries = state.shelf.entries.items()
+            state.shelf.entries = {k: msgspec.structs.replace(e, value=own(e.value)) for k, e in entries}
     except (ObjectMissing, KeyErased) as error:
         raise Problem(409, "conflict", f"the parent's content is gone: {error}") from error
