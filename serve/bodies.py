@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)]
+RunId = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
 
 
@@ -72,11 +73,11 @@ class Resumption(Body):
 class Selection(Body):
     """Which runs: by id, or all that fit every filter that is given."""
 
-    ids: list[str] = Field(default=[], max_length=1000)
+    ids: list[RunId] = Field(default=[], max_length=1000)
     status: str = ""
     """One or several, with commas."""
     agent: str = ""
-    older_than_s: float = Field(default=0, ge=0)
+    older_than_s: float = Field(default=0, ge=0, le=100 * 366 * 86_400)
     dead_lettered: bool = False
     all: bool = False
     """Needed to select without any filter."""
@@ -146,7 +147,7 @@ class Correction(Body):
 
     correction_id: str = Field(min_length=1, max_length=200)
     amount_usd: Annotated[Decimal, Field(ge=-1_000_000, le=1_000_000, decimal_places=9)]
-    attempt: str = Field(default="", pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$", max_length=60)
+    attempt: str = Field(default="", pattern=r"^([0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18})?$")
     """``serial.call.attempt``, as the run's events name it; empty: the run as a whole."""
     reason: str = Field(default="", max_length=2000)
 

@@ -18,7 +18,7 @@ import msgspec
 from hive_ray.control.queries import Request, WatchRun
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.commands import Complete, Refused, Signal
-from hive_ray.errors import Unavailable
+from hive_ray.errors import Fault, InputError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ IN_FLIGHT = 2
 PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
+Waiting = tuple[msgspec.Raw, asyncio.Future[Answer]]
+"""A request that has not left, as it will travel, and who waits for its answer."""
 T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Answer]).decode
@@ -45,20 +47,22 @@ class Link:
     def __init__(self, ask: Ask, patience_s: float = PATIENCE_S) -> None:
         self._ask = ask
         self._patience_s = patience_s
-        self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self._waiting: list[Waiting] = []
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def send(self, request: Request) -> Answer:
         """The controller's answer to one request.
 
         Raises:
+            InputError: it cannot be sent: a number beyond 64 bits, half a character.
             Unavailable: nobody answered in time; what was asked may have happened.
         """
+        data = _encoded(request)
         until = time.monotonic() + self._patience_s
         pause_s = PAUSE_S
         while True:
             try:
-                answer = await self._once(request)
+                answer = await self._once(request, data)
             except Unavailable:
                 if isinstance(request, (Signal, Complete)) or time.monotonic() > until:
                     raise
@@ -78,12 +82,12 @@ class Link:
     async def run(self, request: Request) -> RunView | Refused:
         return await self.read(request, RunView)
 
-    async def _once(self, request: Request) -> Answer:
+    async def _once(self, request: Request, data: msgspec.Raw) -> Answer:
         if isinstance(request, WatchRun):
             # It waits at the controller: nothing else may wait with it.
-            return (await self._call([request]))[0]
+            return (await self._call([data]))[0]
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        self._waiting.append((data, future))
         if len(self._waiting) == 1 and len(self._in_flight) < IN_FLIGHT:
             asyncio.get_running_loop().call_soon(self._send_batch)
         return await future
@@ -101,9 +105,9 @@ class Link:
         if self._waiting:
             self._send_batch()
 
-    async def _deliver(self, batch: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
+    async def _deliver(self, batch: list[Waiting]) -> None:
         try:
-            answers = await self._call([request for request, _ in batch])
+            answers = await self._call([data for data, _ in batch])
             pairs = list(zip(batch, answers, strict=True))
         except Exception as error:
             if not isinstance(error, Unavailable):
@@ -117,8 +121,17 @@ class Link:
             if not future.done():
                 future.set_result(answer)
 
-    async def _call(self, requests: list[Request]) -> list[Answer]:
+    async def _call(self, requests: list[msgspec.Raw]) -> list[Answer]:
         return _decode(await self._ask(_encode(requests)))
+
+
+def _encoded(request: Request) -> msgspec.Raw:
+    """One by one: a request that cannot be sent must not keep the others of its moment."""
+    try:
+        return msgspec.Raw(_encode(request))
+    except (OverflowError, ValueError) as error:
+        fault = Fault("request", f"cannot be sent: {error}", "use integers of 64 bits and whole characters")
+        raise InputError("request", [fault]) from error
 
 
 def _passes(refused: Refused | None) -> bool:

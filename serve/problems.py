@@ -63,10 +63,15 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.kind = kind
-        self.detail = detail
+        self.detail = _whole(detail)
         self.faults = tuple(faults)
         self.retry_after_s = retry_after_s
         self.run_id = run_id
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters, which a request may hold (as ``\\ud800``) and no answer can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def refused(refusal: Refused, run_id: str = "") -> Problem:
@@ -175,7 +180,8 @@ def body_of(request: Request, problem: Problem) -> dict[str, Any]:
     }
     if problem.faults:
         body["faults"] = [
-            {"place": f.place, "problem": f.problem, "remedy": f.remedy} for f in problem.faults
+            {"place": _whole(f.place), "problem": _whole(f.problem), "remedy": _whole(f.remedy)}
+            for f in problem.faults
         ]
     if problem.run_id:
         body["run_id"] = problem.run_id

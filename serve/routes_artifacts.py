@@ -23,7 +23,7 @@ from serve.routes_runs import answer, backend_of
 router = APIRouter(prefix="/v1/runs", tags=["artifacts"])
 
 CHUNK_BYTES = 256 * 1024
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @router.get("/{run_id}/artifacts", summary="Files that a run made")

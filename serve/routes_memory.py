@@ -24,7 +24,7 @@ from serve.routes_runs import answer, backend_of
 
 router = APIRouter(prefix="/v1/memory", tags=["memory"])
 
-_ETAG = re.compile(r'(?:W/)?"v(\d+)"')
+_ETAG = re.compile(r'(?:W/)?"v([0-9]{1,18})"')
 _encode = msgspec.msgpack.Encoder().encode
 IfMatch = Annotated[str, Header(alias="If-Match")]
 IfNoneMatch = Annotated[str, Header(alias="If-None-Match")]
