@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -319,9 +319,12 @@ class Parking:
         """Whether the history may know runs that nobody else does."""
         return bool(self.history.of("runs"))
 
-    def old_lines(self, query: ListRuns, then: Callable[[list[RunLine] | Refused], None]) -> Io:
+    def old_lines(
+        self, query: ListRuns, engine: Engine, then: Callable[[list[RunLine] | Refused], None]
+    ) -> Io:
         """The work of reading a page of ended runs out of the history."""
         history = self.history
+        resumed = frozenset(engine.successors) if query.dead_lettered else frozenset[str]()
 
         def listed(ended: Done | Broke) -> None:
             match ended:
@@ -330,7 +333,7 @@ class Parking:
                 case Broke(error):
                     then(Refused("unavailable", f"the history cannot be read: {error}", 1.0))
 
-        return Io("list old runs", lambda: _old_lines(self._store, history, query), listed)
+        return Io("list old runs", lambda: _old_lines(self._store, history, query, resumed), listed)
 
     def compacted(self, history: HistoryManifest) -> None:
         """The history covers more."""
@@ -358,11 +361,13 @@ class Parking:
         return not row.idempotency_key or f"{row.team}/{row.idempotency_key}" not in engine.fleet.submissions
 
 
-def _old_lines(store: Store, history: HistoryManifest, query: ListRuns) -> list[RunLine]:
-    """The newest ended runs that a query asks for, as many as make a page."""
+def _old_lines(
+    store: Store, history: HistoryManifest, query: ListRuns, resumed: Collection[str]
+) -> list[RunLine]:
+    """The newest ended runs that a query asks for, as many as make a page; none that was ``resumed``."""
     lines: list[RunLine] = []
     for line in newest_summaries(store, history, query.team, query.before):
-        if query.lets_old_pass(line):
+        if line["run_id"] not in resumed and query.lets_old_pass(line):
             lines.append(old_line(line))
         if len(lines) == query.limit:
             break

@@ -77,14 +77,26 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
     submitted_before_us: int = 0
 
     def look(self, engine: Engine) -> Answer:
-        return self.page(engine, [])
+        return Answer(self.known(engine))
 
-    def page(self, engine: Engine, older: list[views.RunLine]) -> Answer:
-        """The page, with lines of runs that only the history knows."""
-        lines = {run_id: self._line(engine, run_id) for run_id in islice(self._known(engine), self.limit)}
-        for line in older:
-            if line.run_id not in engine.runs and line.run_id not in engine.parked:
-                lines[line.run_id] = line
+    def known(self, engine: Engine) -> list[views.RunLine]:
+        """The page, without runs that only the history knows."""
+        return [self._line(engine, run_id) for run_id in islice(self._known(engine), self.limit)]
+
+    def page(self, engine: Engine, known: list[views.RunLine], older: list[views.RunLine]) -> Answer:
+        """The page.
+
+        Args:
+            known: the answer of ``known`` before the history was read: some may be in it only by now.
+            older: lines of ended runs in the history.
+        """
+        lines = {
+            line.run_id: line
+            for line in (*known, *older)
+            if line.run_id not in engine.runs and line.run_id not in engine.parked
+        }
+        lines = {run_id: views.with_successor(engine, line) for run_id, line in lines.items()}
+        lines.update((line.run_id, line) for line in self.known(engine))
         return Answer([lines[run_id] for run_id in heapq.nlargest(self.limit, lines)])
 
     def _known(self, engine: Engine) -> Iterator[str]:

@@ -432,13 +432,15 @@ class Shell:
             self._hold(call, query.look(self.engine))
             return
 
+        known = query.known(self.engine)
+
         def listed(older: list[views.RunLine] | Refused) -> None:
             if isinstance(older, Refused):
                 self._hold(call, views.Answer(refused=older))
             else:
-                self._hold(call, query.page(self.engine, older))
+                self._hold(call, query.page(self.engine, known, older))
 
-        self.do(self._parking.old_lines(query, listed))
+        self.do(self._parking.old_lines(query, self.engine, listed))
 
     def watch(self, call: int, run_id: str, after_seq: int, until_end: bool, clock: Clock) -> None:
         """Answer with the run's view as soon as it has a durable event behind ``after_seq`` (or its end)."""

@@ -331,5 +331,11 @@ def old_line(line: Mapping[str, Any]) -> RunLine:
     )
 
 
+def with_successor(engine: Engine, line: RunLine) -> RunLine:
+    """A line that says what was resumed in the run's place, which the history does not know."""
+    successor = engine.successors.get(line.run_id, "")
+    return msgspec.structs.replace(line, resumed_as=successor) if successor else line
+
+
 def microseconds(at: datetime) -> int:
     return round(at.timestamp() * 1_000_000)

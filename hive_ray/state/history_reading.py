@@ -153,25 +153,29 @@ def summaries(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> d
 def newest_summaries(
     store: Store, manifest: HistoryManifest, team: str = "", before: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Summaries by id, newest first, without the runs' states; days are read as they are needed.
+    """Summaries by id, newest first, without the runs' states; files are read as they are needed.
 
     Args:
         team: of this team only; of all by default.
         before: ids that sort before this one only.
     """
-    days: dict[str, list[HistoryFile]] = {}
-    for file in manifest.of("runs"):
-        if (not team or file.team == team) and (not before or file.first_run < before):
-            days.setdefault(file.date, []).append(file)
+    files = [
+        file
+        for file in manifest.of("runs")
+        if (not team or file.team == team) and (not before or file.first_run < before)
+    ]
+    files.sort(key=lambda file: file.last_run, reverse=True)
     columns = [name for name in parquet.RUNS.names if name not in parquet.HIDDEN]
-    for date in sorted(days, reverse=True):
-        found: dict[str, dict[str, Any]] = {}
-        for file in days[date]:
-            for line in parquet.read_columns(file, open_file(store, file), columns).to_pylist():
-                known = found.get(line["run_id"])
-                if (not before or line["run_id"] < before) and (known is None or known["seq"] < line["seq"]):
-                    found[line["run_id"]] = line
-        yield from (found[run] for run in sorted(found, reverse=True))
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        # Days do not order ids: each is older than its run's submission, a child's begins with its root's.
+        for run in sorted((run for run in found if run > file.last_run), reverse=True):
+            yield found.pop(run)
+        for line in parquet.read_columns(file, open_file(store, file), columns).to_pylist():
+            known = found.get(line["run_id"])
+            if (not before or line["run_id"] < before) and (known is None or known["seq"] < line["seq"]):
+                found[line["run_id"]] = line
+    yield from (found[run] for run in sorted(found, reverse=True))
 
 
 def look_up(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> dict[str, RunFacts]:

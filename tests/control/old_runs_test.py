@@ -1,0 +1,104 @@
+"""Lists over runs that have left memory for good: in order, whole, and with what is known of them."""
+
+from __future__ import annotations
+
+from hive_ray.control.io import Io, attempt
+from hive_ray.control.queries import ListRuns
+from hive_ray.control.shell import Action
+from hive_ray.core import forking
+from hive_ray.core.commands import Cancel, Fork
+from hive_ray.core.messages import StepContent
+from hive_ray.core.run import encode_run
+from hive_ray.graph.compiled import RetryPlan
+from hive_ray.state.content import PlainCodec
+from hive_ray.state.memory_store import MemoryStore
+from hive_ray.state.run_events import RunEvents
+from tests.control.driver import Driver
+from tests.control.parking_test import World, soon, store
+from tests.control.shell_test import GRAPH, done, submit
+from tests.core.graphs import chain, node
+
+__all__ = ["soon", "store"]
+
+DAY_US = 86_400_000_000
+LOST = chain(node("m", retry=RetryPlan(max_retries=0)), id="lost")
+
+
+def left(world: World, *runs: str) -> None:
+    """Runs end, and leave for good."""
+    for run in runs:
+        world.driver.command(submit(run))
+        world.driver.command(Cancel(run, "enough"))
+    world.grow()
+    assert not set(runs) & (world.parked | set(world.driver.engine.runs))
+
+
+def test_pages_are_in_order_of_ids_whatever_day_they_were_submitted(store: MemoryStore):
+    """An id is made before its run is submitted, perhaps before midnight."""
+    world = World(store)
+    left(world, "b")
+    world.driver.pass_time(DAY_US)
+    left(world, "a", "c")
+
+    page = [line.run_id for line in world.asked(ListRuns(limit=2, before="d"))]
+    rest = [line.run_id for line in world.asked(ListRuns(limit=2, before=page[-1]))]
+
+    assert page + rest == ["c", "b", "a"]
+
+
+class SlowLists(Driver):
+    """The history is read when the test says so."""
+
+    lists: list[Io]
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Io) and action.what == "list old runs":
+            self.lists.append(action)
+        else:
+            super()._do(action)
+
+
+def test_a_run_that_leaves_while_the_history_is_read_is_listed(store: MemoryStore):
+    """It is in no manifest that the reader knows, and not in memory when it is done."""
+    world = World(store)
+    left(world, "a")
+    world.driver.command(submit("b"))
+    world.driver.command(Cancel("b", "enough"))
+    driver = world.driver
+    driver.__class__, driver.lists = SlowLists, []  # pyright: ignore[reportAttributeAccessIssue]
+    call = driver.call()
+    driver.shell.list_runs(call, ListRuns(before="c"), driver.clock)
+    driver.perform()
+    world.grow()
+    assert "b" not in world.parked | set(driver.engine.runs)
+
+    (listing,) = driver.lists  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+    driver.shell.io_ended(listing, attempt(listing), driver.clock)  # pyright: ignore[reportUnknownArgumentType]
+    driver.perform()
+
+    assert [line.run_id for line in driver.replies[call].value] == ["b", "a"]
+
+
+def test_a_dead_letter_that_was_resumed_is_none_any_more(store: MemoryStore):
+    """Also when the run itself has left memory; its line says what goes on in its place."""
+    world = World(store, [GRAPH, LOST])
+    for run in ("d1", "d2"):
+        world.driver.command(submit(run, graph=LOST.version))
+        world._exchange()
+        (lease,) = world.driver.replies[world.waiting].leases
+        world._exchange(done(lease, "WORKER_LOST"))
+        # Until its late outcome is known the run is not settled, and stays.
+        world._exchange(done(lease))
+    assert [line.run_id for line in world.asked(ListRuns(dead_lettered=True))] == ["d2", "d1"]
+    events = list(RunEvents(store, PlainCodec(), 0).read("d1"))
+    cut = forking.before_end(events, LOST)
+    assert isinstance(cut, forking.Cut)
+    given = StepContent(state=encode_run(cut.state))
+    resume = Fork("e", "q", "team", "agent", LOST.version, given, cut.origin("d1", resumes=True), "d")
+    assert world.told(resume).value.run_id == "e"
+    world.grow()
+    assert not {"d1", "d2"} & (world.parked | set(world.driver.engine.runs))
+
+    assert [line.run_id for line in world.asked(ListRuns(dead_lettered=True))] == ["d2"]
+    lines = {line.run_id: line.resumed_as for line in world.asked(ListRuns())}
+    assert (lines["d1"], lines["d2"]) == ("e", "")
