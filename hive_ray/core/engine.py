@@ -619,7 +619,7 @@ class Engine:
             return
         if content is None:
             content = decode_outcome_content(outcome.content)
-        if outcome.memory or content.artifacts:
+        if (outcome.memory or content.artifacts) and steps.is_open(run, outcome):
             root = self._payer(run)
             outcome, content = self.keeping.bounded(root, outcome, content, self.fleet.feature_level)
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, now)

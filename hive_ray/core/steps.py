@@ -43,6 +43,15 @@ def report(
     return succeeded(run, graph, visit, step, outcome, content)
 
 
+def is_open(run: Run, outcome: Outcome) -> bool:
+    """Whether an outcome ends its attempt, or answers what a person is asked; any other one is late."""
+    visit = run.visits.get(outcome.serial)
+    step = visit.steps.get(outcome.call) if visit is not None else None
+    if step is None or step.attempt != outcome.attempt:
+        return False
+    return step.status is StepStatus.LEASED or step.status is StepStatus.UNKNOWN
+
+
 def _is_unseen(outcome: Outcome) -> bool:
     return outcome.started and outcome.failure in UNSEEN_END
 

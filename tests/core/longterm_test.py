@@ -17,7 +17,7 @@ from hive_ray.core.run import RunStatus, decode_run, encode_run
 from hive_ray.core.values import decode, inline
 from hive_ray.graph.compiled import CompiledGraph, RetryPlan
 from hive_ray.graph.memory_keys import parse_declaration
-from tests.core.graphs import MODEL, agent, chain, llm, nested, node, tool
+from tests.core.graphs import MODEL, agent, chain, llm, mail, nested, node, tool
 from tests.core.story import Story, content
 
 AGENT = "team/agent"
@@ -260,6 +260,22 @@ def test_a_conflict_of_an_idempotent_step_is_tried_again_on_fresh_values():
 
     assert again.attempt == 2 and value(told, "agent:n") == 2
     assert all(run.status is RunStatus.SUCCEEDED for run in told.engine.runs.values())
+
+
+@pytest.mark.parametrize("decision", ["happened", "did_not_happen"])
+def test_what_a_late_success_would_write_does_not_hide_that_it_happened(decision: str):
+    """Its memory has a conflict by now; whether it contradicts the person does not hang on that."""
+    told = story(chain(mail("a"), node("b")))
+    told.submit()
+    lease = told.lease("a")
+    told.lose("function-1")
+    told.resolve(decision)
+
+    told.report(lease, content(a=1), memory=(write("agent:n", 1, if_version=7),))
+
+    (late,) = [event for *_, event, _ in told.events() if isinstance(event, ev.LateOutcome)]
+    assert late.failure == ""
+    assert late.contradicts is (decision == "did_not_happen")
 
 
 def test_a_conflict_of_other_work_is_not_repeated():
