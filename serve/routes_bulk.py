@@ -93,7 +93,7 @@ async def cancel(request: Request, body: Selection) -> Response:
 @router.post("/runs:resume", summary="Resume many runs")
 async def resume(request: Request, body: Selection) -> Response:
     """Paused ones go on; in the place of failed and cancelled ones new runs begin (``run_id`` is the new
-    one's). Those that were resumed before are left out."""
+    one's, ``may_repeat`` what it may do a second time). Those that were resumed before are left out."""
     if not (body.ids or body.status or body.dead_lettered):
         remedy = "say which: status failed, cancelled or waiting, or dead_lettered: true, or ids"
         raise invalid("body.status", "is missing", remedy)
@@ -147,5 +147,8 @@ async def _wave(steer: Callable[[str], Awaitable[RunView]], ids: Sequence[str]) 
 
 
 def _told(run_id: str, view: RunView) -> dict[str, Any]:
-    told = {"run_id": view.run_id, "status": view.status}
-    return told if view.run_id == run_id else {**told, "resumes": run_id}
+    told: dict[str, Any] = {"run_id": view.run_id, "status": view.status}
+    if view.run_id != run_id:
+        told["resumes"] = run_id
+        told["may_repeat"] = list(view.origin.repeats) if view.origin is not None else []
+    return told

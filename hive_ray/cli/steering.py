@@ -139,6 +139,8 @@ def _steer(client: Client, verb: Verb, selection: dict[str, Any], as_json: bool)
     else:
         for line in told["runs"]:
             place = f" in the place of {line['resumes']}" if "resumes" in line else ""
+            if line.get("may_repeat"):
+                place += f"; may happen a second time: {', '.join(line['may_repeat'])}"
             print(f"run {line['run_id']} is {line['status']}{place}")
         for problem in told["problems"]:
             print(f"run {problem['run_id']}: {problem['detail']}", file=sys.stderr)

@@ -8,7 +8,7 @@ import pytest
 
 from hive_ray.state.memory_store import forget_memory
 from tests.control.shell_test import done, submit
-from tests.core.graphs import chain, graph, human, mapping, node
+from tests.core.graphs import chain, graph, human, mail, mapping, node
 from tests.core.story import content
 from tests.http.in_process import Face
 
@@ -16,13 +16,14 @@ pytestmark = pytest.mark.anyio
 
 BODY = chain(node("x"), id="body")
 ONE = chain(node("a"), human("h", "approved"))
+SEND = chain(mail("send"), id="send")
 MANY = graph([mapping("m", "list", BODY)], subgraphs=(BODY,), id="many")
 LARGE = {"text": "x" * 100_000}
 
 
 @pytest.fixture
 async def face(request: pytest.FixtureRequest) -> AsyncIterator[Face]:
-    face = Face(request.node.name, [ONE, MANY, BODY])
+    face = Face(request.node.name, [ONE, MANY, BODY, SEND])
     async with face.http:
         yield face
     forget_memory(request.node.name)
@@ -54,3 +55,16 @@ async def test_the_memory_of_a_fork_is_its_own(face: Face):
     answer = await face.http.get(f"/v1/memory/run/{fork}/key")
     assert answer.status_code == 200, answer.text
     assert answer.json()["value"] == LARGE
+
+
+async def test_who_resumes_many_runs_is_told_what_they_may_repeat(face: Face):
+    """As with each of them alone."""
+    face.driver.command(submit("r", graph=SEND.version))
+    session = face.driver.attached().session
+    (lease,) = face.driver.exchanged(session, 1).leases
+    face.driver.exchange(session, 2, done(lease, "BAD_INPUT"))
+
+    told = (await face.http.post("/v1/runs:resume", json={"ids": ["r"]})).json()
+
+    (line,) = told["runs"]
+    assert (line["resumes"], line["may_repeat"]) == ("r", ["send"])
