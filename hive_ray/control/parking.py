@@ -355,7 +355,7 @@ class Parking:
                 self._rest.append(run_id)
 
     def _is_history(self, engine: Engine, row: Parked) -> bool:
-        if row.seq > self.history.covered_seq or row.resumes or row.unsettled:
+        if row.seq > self.history.covered_seq or row.origin or row.unsettled:
             return False
         # As long as its key answers, it does so out of its row.
         return not row.idempotency_key or f"{row.team}/{row.idempotency_key}" not in engine.fleet.submissions
@@ -382,6 +382,8 @@ def targets(engine: Engine, command: Command) -> list[str]:
     if isinstance(command, Forget):
         # Its children's content goes with it, and no snapshot may need the key of one.
         wanted.extend(name for name in engine.parked if name.startswith(f"{command.run}_"))
+        origins = engine.parked.origins.items()
+        wanted.extend(fork for fork, run in origins if f"{run}_".startswith(f"{command.run}_"))
     if isinstance(command, Submit | Fork):
         known = engine.fleet.submissions.get(f"{command.team}/{command.idempotency_key}")
         wanted.append(known.run if known is not None and command.idempotency_key else "")

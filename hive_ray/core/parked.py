@@ -100,6 +100,8 @@ class ParkedRuns(MutableMapping[str, Parked]):
         self._sorted: list[str] | None = None
         self.waiting: dict[str, tuple[int, ...]] = {}
         """Since when the open questions of a run wait, oldest first; runs without one are left out."""
+        self.origins: dict[str, str] = {}
+        """Forks to the runs that they were forked from."""
 
     def ids_of(self, wants: Callable[[Kind], bool]) -> Iterator[str]:
         """The runs of the kinds that are wanted, in no order."""
@@ -134,6 +136,8 @@ class ParkedRuns(MutableMapping[str, Parked]):
         self._sorted = None
         if row.waits_us:
             self.waiting[run] = row.waits_us
+        if row.origin:
+            self.origins[run] = row.origin
 
     def _use(self, kind: Kind) -> int:
         number = self._numbers.get(kind)
@@ -148,6 +152,7 @@ class ParkedRuns(MutableMapping[str, Parked]):
         number = _decode_head(self._rows.pop(run)).kind
         self._sorted = None
         self.waiting.pop(run, None)
+        self.origins.pop(run, None)
         self._uses[number] -= 1
         if not self._uses[number]:
             del self._uses[number], self._numbers[self._kinds.pop(number)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import ListRuns
 from hive_ray.control.shell import Action
 from hive_ray.core import forking
-from hive_ray.core.commands import Cancel, Fork
+from hive_ray.core.commands import Cancel, Forget, Fork
 from hive_ray.core.messages import StepContent
 from hive_ray.core.run import encode_run
 from hive_ray.graph.compiled import RetryPlan
@@ -15,6 +17,7 @@ from hive_ray.state.memory_store import MemoryStore
 from hive_ray.state.run_events import RunEvents
 from tests.control.driver import Driver
 from tests.control.parking_test import World, soon, store
+from tests.control.sealing_test import fresh_key
 from tests.control.shell_test import GRAPH, done, submit
 from tests.core.graphs import chain, node
 
@@ -31,6 +34,14 @@ def left(world: World, *runs: str) -> None:
         world.driver.command(Cancel(run, "enough"))
     world.grow()
     assert not set(runs) & (world.parked | set(world.driver.engine.runs))
+
+
+def _resumption(store: MemoryStore, run: str, **fields: Any) -> Fork:
+    """The command that begins ``e`` in the place of a run that failed or was cancelled."""
+    cut = forking.before_end(list(RunEvents(store, PlainCodec(), 0).read(run)), LOST)
+    assert isinstance(cut, forking.Cut)
+    given = StepContent(state=encode_run(cut.state))
+    return Fork("e", "q", "team", "agent", LOST.version, given, cut.origin(run, True), "d", **fields)
 
 
 def test_pages_are_in_order_of_ids_whatever_day_they_were_submitted(store: MemoryStore):
@@ -90,15 +101,25 @@ def test_a_dead_letter_that_was_resumed_is_none_any_more(store: MemoryStore):
         # Until its late outcome is known the run is not settled, and stays.
         world._exchange(done(lease))
     assert [line.run_id for line in world.asked(ListRuns(dead_lettered=True))] == ["d2", "d1"]
-    events = list(RunEvents(store, PlainCodec(), 0).read("d1"))
-    cut = forking.before_end(events, LOST)
-    assert isinstance(cut, forking.Cut)
-    given = StepContent(state=encode_run(cut.state))
-    resume = Fork("e", "q", "team", "agent", LOST.version, given, cut.origin("d1", resumes=True), "d")
-    assert world.told(resume).value.run_id == "e"
+    assert world.told(_resumption(store, "d1")).value.run_id == "e"
     world.grow()
     assert not {"d1", "d2"} & (world.parked | set(world.driver.engine.runs))
 
     assert [line.run_id for line in world.asked(ListRuns(dead_lettered=True))] == ["d2"]
     lines = {line.run_id: line.resumed_as for line in world.asked(ListRuns())}
     assert (lines["d1"], lines["d2"]) == ("e", "")
+
+
+def test_a_run_that_goes_on_in_a_parked_fork_is_not_forgotten(store: MemoryStore):
+    """The fork's state is a copy of what it said."""
+    world = World(store, [GRAPH, LOST])
+    world.driver.command(submit("d1", graph=LOST.version, key=fresh_key(store)))
+    world.driver.command(Cancel("d1", "enough"))
+    assert world.told(_resumption(store, "d1", key=fresh_key(store))).value.run_id == "e"
+    world.driver.command(Cancel("e", "enough"))
+    world.grow()
+    assert "e" in world.parked
+
+    refused = world.told(Forget("d1")).refused
+
+    assert refused is not None and "goes on in e" in refused.message
