@@ -351,7 +351,7 @@ class Engine:
         decided = forking.fork(command, self.graphs[command.graph], key, now)
         if isinstance(decided, Refused):
             return decided
-        self._record([decided], now)
+        self._record(decided, now)
         run = self.runs[command.run]
         self._note_successor(run)
         self._begin(run, now)

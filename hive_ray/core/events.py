@@ -69,7 +69,10 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunForked(Event, frozen=True, gc=False):
-    """A run begins with the state of another. Content: ``state``; ``outputs`` are the values given anew."""
+    """A run begins with the state of another, conversations apart.
+
+    Content: ``state``; ``outputs`` are the values given anew.
+    """
 
     request_id: str
     team: str
@@ -85,6 +88,10 @@ class RunForked(Event, frozen=True, gc=False):
     graph_name: str = ""
     key: bytes = b""
     """As in ``RunSubmitted``."""
+
+
+class ConversationCarried(Event, frozen=True, gc=False):
+    """A fork goes on with what its parent's client and models had said. Content: ``state`` is the turns."""
 
 
 class RunPaused(Event, frozen=True, gc=False):
@@ -438,7 +445,7 @@ EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
         RunSubmitted, RunForked, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
-        RunForgotten,
+        RunForgotten, ConversationCarried,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.commands import Fork, Moment, Refused
@@ -396,8 +398,10 @@ def change(state: Run, values: Mapping[str, Value], facts: Mapping[str, Any]) ->
 # --- the new run ---------------------------------------------------------------------------------
 
 
-def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> Draft | Refused:
-    """The first event of a run that goes on from another's state.
+def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> list[Draft] | Refused:
+    """The first events of a run that goes on from another's state.
+
+    Conversations go apart: they do not outlive the run, and its state must.
 
     Args:
         key: reference to the content key of the new run.
@@ -421,4 +425,11 @@ def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> Draft 
         graph.name or graph.id,
         key,
     )
-    return draft(event, command.content)
+    state = runs.decode_run(command.content.state)
+    turns = runs.part_turns(state)
+    if not turns.run and not turns.loops:
+        return [draft(event, command.content)]
+    silent = msgspec.structs.replace(command.content, state=runs.encode_run(state))
+    said = StepContent(state=runs.encode_turns(turns))
+    carried = draft(ev.ConversationCarried(command.run), said, conversation=True)
+    return [draft(event, silent), carried]

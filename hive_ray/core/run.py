@@ -165,6 +165,13 @@ class Ended(msgspec.Struct, array_like=True):
     completed: bool = False
 
 
+class Turns(msgspec.Struct, array_like=True):
+    """What a run's conversations hold: of the run, and by visit of the loops that inherited it."""
+
+    run: list[Turn] = []
+    loops: dict[int, list[Turn]] = {}
+
+
 class Orphan(msgspec.Struct, array_like=True):
     """An attempt that was under way when its node or run ended; its worker still holds it."""
 
@@ -419,6 +426,17 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     if run.shelf is not None:
         run.shelf.owner = run.id
     return run
+
+
+def part_turns(run: Run) -> Turns:
+    """Take a run's conversations out of its state."""
+    turns = Turns(run.conversation)
+    run.conversation = []
+    for serial, visit in run.visits.items():
+        if visit.loop is not None and visit.loop.conversation:
+            turns.loops[serial] = visit.loop.conversation
+            visit.loop.conversation = []
+    return turns
 
 
 BEGIN: dict[type[ev.Event], Callable[[Any, StepContent, int], Run]] = {
@@ -764,6 +782,17 @@ def _memory_changed(
     longterm.apply(run.shelf, event, content, at_us, 0)
 
 
+def _conversation_carried(run: Run, event: ev.ConversationCarried, content: StepContent, at_us: int) -> None:
+    if not content.state:
+        return  # erased, with the end of the run
+    turns = decode_turns(content.state)
+    run.conversation = turns.run
+    for serial, said in turns.loops.items():
+        loop = run.visits[serial].loop
+        assert loop is not None
+        loop.conversation = said
+
+
 # --- the run itself ------------------------------------------------------------------------------
 
 
@@ -846,6 +875,7 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.CostCorrected: _cost_corrected,
     ev.NodeEntered: _node_entered,
     ev.LoopBegan: _loop_began,
+    ev.ConversationCarried: _conversation_carried,
     ev.OutputsWritten: _outputs_written,
     ev.NodeSucceeded: _node_succeeded,
     ev.NodeFailed: _node_failed,
@@ -868,3 +898,5 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
 
 encode_run = msgspec.msgpack.Encoder().encode
 decode_run = msgspec.msgpack.Decoder(Run).decode
+encode_turns = msgspec.msgpack.Encoder().encode
+decode_turns = msgspec.msgpack.Decoder(Turns).decode

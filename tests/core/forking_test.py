@@ -10,9 +10,10 @@ import pytest
 
 from hive_ray.core import forking
 from hive_ray.core.commands import Cancel, Pause, Refused, Resume
+from hive_ray.core.events import ConversationCarried
 from hive_ray.core.failures import FailureKind
-from hive_ray.core.messages import Lease, StepContent
-from hive_ray.core.run import ERROR_KEY, Run, RunStatus, encode_run
+from hive_ray.core.messages import ERASED, Lease, StepContent
+from hive_ray.core.run import ERROR_KEY, Run, RunStatus, decode_run, encode_run
 from hive_ray.core.values import decode
 from hive_ray.graph.compiled import CompiledGraph, RetryPlan
 from tests.core.graphs import agent, chain, edge, graph, human, llm, mail, mapping, nested, node, tool
@@ -619,3 +620,21 @@ def test_a_cut_does_not_need_conversations_that_were_erased():
 
 def _is_said(event: Any) -> bool:
     return type(event).__name__ in ("StepSucceeded", "ApprovalRequested", "ApprovalResolved")
+
+
+def test_a_fork_carries_the_conversation_in_an_event_of_its_own():
+    """What was said must not outlive the fork, and the state it begins with must."""
+    talks = [agent("a", client_facing=True), agent("b", client_facing=True)]
+    story = Story(graph(talks, [edge("a", "b")], continuous=True))
+    story.submit()
+    story.turn(story.lease("a"), a="done")
+    story.lease("b")
+
+    assert isinstance(story.fork("b"), Run)
+    begun, carried, *_ = story.told("f")
+
+    assert decode_run(begun[3].state).conversation == []
+    assert isinstance(carried[2], ConversationCarried)
+    assert [turn.role for turn in story.engine.runs["f"].conversation] == ["assistant"]
+    erased = [(*told[:3], ERASED if told[0] == carried[0] else told[3]) for told in story.told("f")]
+    assert forking.replayed(erased, 10**9).conversation == []

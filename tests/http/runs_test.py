@@ -203,12 +203,13 @@ def test_a_run_is_paused_resumed_and_cancelled(http: httpx2.Client):
     paused = http.post(f"/v1/runs/{run_id}/pause", json={"reason": "lunch"}).json()
     resumed = http.post(f"/v1/runs/{run_id}/resume").json()
     cancelled = http.post(f"/v1/runs/{run_id}/cancel", json={"reason": "enough"}).json()
-    resumed_late = http.post(f"/v1/runs/{run_id}/resume")
+    successor = http.post(f"/v1/runs/{run_id}/resume")
 
     assert (paused["paused"], paused["reason"]) == (True, "lunch")
     assert resumed["paused"] is False
     assert (cancelled["status"], cancelled["reason"]) == ("cancelled", "enough")
-    assert resumed_late.status_code == 409
+    assert successor.status_code == 202
+    assert successor.json()["run_id"] != run_id
 
 
 def test_large_values_travel_whole(http: httpx2.Client):
