@@ -140,9 +140,9 @@ class Parking:
         ]
 
     def _may_be(self, engine: Engine, run: str) -> bool:
-        if run in self._unknown:
-            return False
-        return run in engine.parked or any(file.may_hold(run) for file in self.history.of("runs"))
+        if run in engine.parked:
+            return True
+        return run not in self._unknown and any(file.may_hold(run) for file in self.history.of("runs"))
 
     def fetch(self, runs: list[str], then: Then, must: bool = False) -> None:
         """Have runs loaded, then go on; a name that turns out to be unknown is no obstacle.
@@ -304,6 +304,8 @@ class Parking:
             later = candidate._replace(due_us=shell.mono_us + STAY_US)
             (self._ended if run.terminal else self._waiting).append(later)
             return
+        # It may have been asked for before it was submitted.
+        self._unknown.pop(run.id, None)
         shell.engine.park(run.id, row_of(run, standing(shell.engine, run).reason))
         if run.terminal:
             self._rest.append(run.id)

@@ -480,3 +480,19 @@ def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten()
     keeper.advance(shell)
 
     assert [io.what for io in asked] == ["compact the journal"]
+
+
+def test_a_run_that_was_asked_for_before_it_was_there_is_found_when_it_has_left(store: MemoryStore):
+    """Names that nobody knows are remembered, so that they are not looked for again: until there is one."""
+    world = World(store)
+    parking = world.driver.shell._parking
+    assert parking is not None
+    parking._know_not("m")
+
+    world.driver.command(submit("m"))
+    world.work()
+    world.grow()
+    world.rest()
+
+    assert "m" not in world.driver.engine.runs
+    assert world.asked(GetRun("m")).status == "waiting"
