@@ -19,14 +19,17 @@ from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Refused, Register, Submit
 from hive_ray.core.events import Draft, Event
+from hive_ray.core.keys import STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeRequest
 from hive_ray.errors import Corrupt, StoreError, Unavailable
 from hive_ray.state.blobs import Blobs
-from hive_ray.state.content import PlainCodec
+from hive_ray.state.content import ContentCodec, PlainCodec, SealingCodec
 from hive_ray.state.journal import Committed, FencedBy, Journal, PendingWrite, Retry, write_pending
+from hive_ray.state.keyring import Keyring
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import Owner
 from hive_ray.state.retention import Retention
+from hive_ray.state.store import Store
 from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
 from tests.simulation.checker import Checker
@@ -41,6 +44,14 @@ RETRY_RECOVERY_US = 300_000
 FIRST_CLUSTER = "cluster-1"
 MOST_TRIES = 4
 """After which another cluster gives up waiting for the owner to become stale."""
+
+
+def codec_over(store: Store, keyring: Keyring | None) -> tuple[ContentCodec, Blobs]:
+    """Content sealed by a keyring, or plain without one."""
+    if keyring is None:
+        return PlainCodec(), Blobs(store, PlainCodec(), DIGEST_KEY)
+    codec = SealingCodec(keyring)
+    return codec, Blobs(store, codec, DIGEST_KEY, keyring.digest_key)
 
 
 class Controller:
@@ -63,7 +74,8 @@ class Controller:
         """Blocking work under way, in which others may run."""
         self._touched: dict[str, None] = {}
         self._store = world.open_store(self._before, self._after)
-        self._blobs = Blobs(self._store, PlainCodec(), DIGEST_KEY)
+        self._keyring = world.open_keyring(self._store)
+        self._codec, self._blobs = codec_over(self._store, self._keyring)
         self._in_flight: PendingWrite | None = None
         self._calls: dict[int, tuple[Call, object]] = {}
         self._numbers = 0
@@ -112,10 +124,12 @@ class Controller:
         open_for_work(self._store, ENVIRONMENT, clock.wall_us)
         journal = Journal(self._store, 0)
         may_take(journal, self.owner, clock.wall_us, 20.0, self.take_over)
-        return recover(
+        if self._keyring is not None:
+            self._keyring.open(create=True)
+        found = recover(
             self._store,
             self._blobs,
-            PlainCodec(),
+            self._codec,
             Facts(),
             0,
             self.owner,
@@ -123,6 +137,10 @@ class Controller:
             self._nonce,
             parks=self.world.plan.parks,
         )
+        if self._keyring is not None:
+            live = (run.key for run in found.engine.runs.values() if run.key and not run.terminal)
+            self._keyring.load_all([STATE_KEY, *live])
+        return found
 
     def _begin(self, found: Recovered) -> None:
         world = self.world
@@ -141,11 +159,11 @@ class Controller:
         """With all its upkeep, or with snapshots alone."""
         world = self.world
         if world.plan.parks:
-            parts = StateParts(self._store, self._blobs, PlainCodec())
+            parts = StateParts(self._store, self._blobs, self._codec, keyring=self._keyring)
             upkeep = Upkeep(world.plan.park_after_us, Retention(world.plan.retention_days))
             return shell_of(found, parts, world.limits, upkeep)
         snapshots = Snapshotter(self._store, 0, found.manifest)
-        return Shell(found.engine, found.journal, PlainCodec(), world.limits, snapshots)
+        return Shell(found.engine, found.journal, self._codec, world.limits, snapshots)
 
     def _record(self, seq: int, drafted: Draft) -> None:
         event = drafted.event

@@ -56,6 +56,8 @@ class Plan(NamedTuple):
     parks: bool
     """Runs that wait or have ended leave memory, and old segments become history."""
     park_after_us: int
+    sealed: bool
+    """Content lies under a key of each run; else it is plain. Only where runs park."""
     retention_days: int
     """Of the history; 0: for ever."""
 
@@ -80,5 +82,6 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         4 + int(chance.random() ** 2 * 120),
         chance.random() < 0.7,
         int(chance.random() ** 2 * 3_000_000),
+        chance.random() < 0.5,
         1 if chance.random() < 0.2 else 0,
     )

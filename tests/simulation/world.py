@@ -13,18 +13,19 @@ from hive_ray.control.queries import WatchRun
 from hive_ray.control.shell import Limits
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.engine import Engine
+from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest, WorkerInfo
 from hive_ray.errors import Corrupt
 from hive_ray.graph.compiled import encode_graph
 from hive_ray.state import snapshots
-from hive_ray.state.blobs import Blobs
-from hive_ray.state.content import PlainCodec
+from hive_ray.state.key_providers import LocalKey
+from hive_ray.state.keyring import Keyring
 from hive_ray.state.memory_store import Hook, MemoryStore
 from hive_ray.state.segments import decode_segment, segment_name, segment_number
 from hive_ray.state.store import Store
 from hive_ray.testing import Call, Network, ScriptedWorker, SimulatedClock, SimulatedProcess, Weather
 from tests.core.random_graphs import random_graph
-from tests.simulation.controller import DIGEST_KEY, Controller
+from tests.simulation.controller import Controller, codec_over
 from tests.simulation.ledger import Ledger
 from tests.simulation.outside import Chooser, Outside
 from tests.simulation.plan import Plan
@@ -63,6 +64,10 @@ class World:
         self._numbers = count(1)
         self._space = f"simulation-{next(_NAMES)}"
         self.raw = MemoryStore(self._space)
+        self.keyring = self.open_keyring(self.raw)
+        if self.keyring is not None:
+            self.keyring.open(create=True)
+        self.codec, self.blobs = codec_over(self.raw, self.keyring)
         self.graphs = self._make_graphs()
 
     def shorten_snapshots(self) -> None:
@@ -83,6 +88,12 @@ class World:
 
     def open_store(self, before: Hook, after: Hook) -> Store:
         return MemoryStore(self._space, before=before, after=after)
+
+    def open_keyring(self, store: Store) -> Keyring | None:
+        if not (self.plan.sealed and self.plan.parks):
+            return None
+        holder = LocalKey(b"k" * 32, "the simulation")
+        return Keyring(store, lambda create: (holder, ()))
 
     def write_us(self) -> int:
         """How long the store takes; 0: no time at all."""
@@ -116,12 +127,11 @@ class World:
 
     def _make_graphs(self) -> list[str]:
         choose = Chooser(self.chance)
-        blobs = Blobs(self.raw, PlainCodec(), DIGEST_KEY)
         versions: list[str] = []
         for number in range(choose.number(1, 3)):
             graph = random_graph(choose, name=f"g{number}.", max_steps=choose.pick((8, 8, 20)))
             self.outside.add_graph(graph)
-            blobs.put_graph(graph.version, encode_graph(graph))
+            self.blobs.put_graph(graph.version, encode_graph(graph), STATE_KEY if self.keyring else NO_KEY)
             versions.append(graph.version)
         return versions
 
