@@ -29,7 +29,9 @@ NOT_EVENTS = ("segments",)
 """Fields that events do not tell."""
 CONTENT = ("memory", "facts", "visits", "conversation", "ended", "message", "reason")
 """Fields of which only the place of a difference is shown."""
-FROM_CONTENT = (*CONTENT, "writers", "output_keys", "visit_counts", "tokens")
+NAMES_TOO = ("shelf", "artifacts")
+"""Fields in which also the names are content: keys of memory, names of files."""
+FROM_CONTENT = (*CONTENT, *NAMES_TOO, "writers", "output_keys", "visit_counts", "tokens")
 """Fields that cannot be derived where content was erased on purpose."""
 
 
@@ -144,6 +146,8 @@ def difference(derived: Run, shown: Run, erased: bool) -> str:
         found = _first(value, right.get(field), field)
         if found is not None:
             place, here, there = found
+            if field in NAMES_TOO:
+                return f"{field} differs"
             if field in CONTENT:
                 return f"{place} differs"
             return f"{place} is {here!r} by the journal and {there!r} in the state"

@@ -104,6 +104,9 @@ def apply(
     shelf.seq = max(shelf.seq, seq)
     if content is ERASED:
         return 0
+    if not content.outputs:
+        # The run was forgotten: what was written, and under which key, is told by nobody any more.
+        return 0
     ((key, value),) = content.outputs.items()
     known = shelf.entries.get(key)
     if known is not None and known.version >= event.version:

@@ -10,13 +10,15 @@ import pytest
 
 from hive_ray.control.replaying import Replay, Shown, Verdict
 from hive_ray.core import events as ev
+from hive_ray.core.commands import RaiseLevel
+from hive_ray.core.messages import MemoryWrite, StepContent
 from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.records import Recorded
 from tests.core.forking_test import EVERYTHING, GIVEN, steps
-from tests.core.graphs import chain, human
-from tests.core.story import Story
+from tests.core.graphs import chain, human, node
+from tests.core.story import Story, content
 
 
 def lived() -> Story:
@@ -105,6 +107,40 @@ def test_the_first_field_that_differs_is_named(change: Callable[[Run], None], sa
 
     assert not verdict.ok
     assert verdict.difference.startswith(said)
+
+
+def remembering() -> Story:
+    """A run that has written into its long-term memory."""
+    story = Story(chain(node("a")))
+    story.engine.command(RaiseLevel(2), story.now)
+    story.submit()
+    story.report(story.lease("a"), content(a=1), memory=(MemoryWrite("run", "mail/ada", inline("a secret")),))
+    return story
+
+
+def test_of_memory_only_that_it_differs_is_told():
+    """Keys and values are content; names of artifacts too."""
+    story = remembering()
+    shown = copy(story.engine.runs["r"])
+    assert shown.shelf is not None
+    shown.shelf.entries["mail/ada"] = msgspec.structs.replace(shown.shelf.entries["mail/ada"], version=9)
+
+    verdict = Replay("r", graphs(*story.graphs), [Shown("snapshot", shown)]).verdict(events(story))
+
+    assert verdict.difference == f"shelf differs, of the snapshot at event {shown.seq}"
+
+
+def test_a_forgotten_run_that_wrote_memory_is_replayed():
+    """What its erased content told is not there, and not compared."""
+    story = remembering()
+    told = [
+        recorded._replace(content=StepContent()) if isinstance(recorded.event, ev.MemoryWritten) else recorded
+        for recorded in events(story)
+    ]
+
+    replay = Replay("r", graphs(*story.graphs), [Shown("controller", story.engine.runs["r"])])
+
+    assert replay.verdict(told, erased=1).ok
 
 
 def test_an_event_that_is_missing_is_found():
