@@ -25,7 +25,7 @@ from hive_ray.core.commands import Command, DeleteMemory, Forget, Fork, PutMemor
 from hive_ray.core.engine import Engine
 from hive_ray.core.parked import Parked, may_park, row_of
 from hive_ray.core.run import Run
-from hive_ray.errors import KeyErased
+from hive_ray.errors import Corrupt, KeyErased
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec
@@ -67,14 +67,17 @@ class Candidate(NamedTuple):
     due_us: int
     run: str
     seq: int
+    rests: bool = False
+    """It ended and was parked before, and still stands in that line."""
 
 
 class Loaded(NamedTuple):
-    """What a load found: runs, the graphs that they need, and names that nobody knows."""
+    """What a load found: runs, the graphs that they need, names that nobody knows, and damaged runs."""
 
     runs: list[Run]
     graphs: list[CompiledGraph]
     unknown: list[str]
+    damaged: dict[str, Corrupt]
 
 
 class _Wish:
@@ -179,15 +182,29 @@ class Parking:
         old: list[str],
         graphs: frozenset[str],
     ) -> Loaded:
-        runs: list[Run] = []
-        if parked and snapshot is not None:
-            items = read_items(self._store, snapshot, (RUN + run for run in parked))
-            runs.extend(open_run(self._codec, key, item) for key, item in items.items())
+        runs, damaged = self._parked(snapshot, parked) if snapshot is not None else ([], {})
         lines = summaries(self._store, history, old) if old else {}
         runs.extend(run_of(self._codec, line) for line in lines.values())
         found = {run.id for run in runs}
         versions = {run.graph for run in runs if not run.parent} - graphs
-        return Loaded(runs, self._graphs(versions), [run for run in (*parked, *old) if run not in found])
+        unknown = [run for run in (*parked, *old) if run not in found and run not in damaged]
+        return Loaded(runs, self._graphs(versions), unknown, damaged)
+
+    def _parked(self, snapshot: Manifest, parked: list[str]) -> tuple[list[Run], dict[str, Corrupt]]:
+        """Together, for the sake of speed; one by one if some of them are damaged."""
+        try:
+            items = read_items(self._store, snapshot, (RUN + run for run in parked))
+            return [open_run(self._codec, key, item) for key, item in items.items()], {}
+        except Corrupt as error:
+            if len(parked) == 1:
+                return [], {parked[0]: error}
+        runs: list[Run] = []
+        damaged: dict[str, Corrupt] = {}
+        for run in parked:
+            found, broken = self._parked(snapshot, [run])
+            runs += found
+            damaged |= broken
+        return runs, damaged
 
     def _graphs(self, versions: set[str]) -> list[CompiledGraph]:
         found: list[CompiledGraph] = []
@@ -208,9 +225,8 @@ class Parking:
             case Broke(error):
                 log.warning("runs are not loaded: %s", error)
                 self._load_again_us = shell.mono_us + PAUSE_US
-                refused = Refused("unavailable", f"the run cannot be loaded: {error}", 1.0)
                 for run in runs:
-                    self._answer(run, refused)
+                    self._answer(run, _unloaded(error))
 
     def _take_in(self, shell: Shell, loaded: Loaded) -> None:
         for graph in loaded.graphs:
@@ -224,6 +240,10 @@ class Parking:
                 self._join(shell, run, None)
         for run_id in loaded.unknown:
             self._know_not(run_id)
+        for run_id, error in loaded.damaged.items():
+            log.error("run %s cannot be loaded: %s", run_id, error)
+            self._load_again_us = shell.mono_us + PAUSE_US
+            self._answer(run_id, _unloaded(error))
 
     def _join(self, shell: Shell, run: Run, refused: Refused | None) -> None:
         """A run was loaded, and its ancestors are there, unless they cannot be had."""
@@ -247,7 +267,7 @@ class Parking:
         if guest:
             self._guests[run.id] = shell.mono_us + STAY_US
         else:
-            self._enlist(shell.mono_us + STAY_US, run)
+            self._enlist(shell.mono_us + STAY_US, run, rests=run.terminal)
             shell.live_runs += not run.terminal
 
     def _answer(self, run: str, refused: Refused | None) -> None:
@@ -276,9 +296,9 @@ class Parking:
     def _enlist_new(self, shell: Shell, run: Run) -> None:
         self._enlist(0 if run.terminal else shell.mono_us + self._park_after_us, run)
 
-    def _enlist(self, due_us: int, run: Run) -> None:
+    def _enlist(self, due_us: int, run: Run, rests: bool = False) -> None:
         queue = self._ended if run.terminal else self._waiting
-        queue.append(Candidate(due_us, run.id, run.seq))
+        queue.append(Candidate(due_us, run.id, run.seq, rests))
 
     def advance(self, shell: Shell) -> None:
         """Let leave who may; called every tick."""
@@ -307,10 +327,10 @@ class Parking:
         # It may have been asked for before it was submitted.
         self._unknown.pop(run.id, None)
         shell.engine.park(run.id, row_of(run, standing(shell.engine, run).reason))
-        if run.terminal:
-            self._rest.append(run.id)
-        else:
+        if not run.terminal:
             shell.live_runs -= 1
+        elif not candidate.rests:
+            self._rest.append(run.id)
 
     def take_left(self) -> dict[str, None]:
         """Runs that left for good since this was asked last."""
@@ -348,9 +368,10 @@ class Parking:
         for _ in range(min(LOOK_AT_ONCE, len(self._rest))):
             run_id = self._rest.popleft()
             row = parked.get(run_id)
-            if row is None or not row.ended:
-                continue
-            if self._is_history(shell.engine, row):
+            if row is None:
+                if run_id in shell.engine.runs:
+                    self._rest.append(run_id)
+            elif self._is_history(shell.engine, row):
                 shell.engine.leave(run_id)
                 self.left[run_id] = None
             else:
@@ -361,6 +382,10 @@ class Parking:
             return False
         # As long as its key answers, it does so out of its row.
         return not row.idempotency_key or f"{row.team}/{row.idempotency_key}" not in engine.fleet.submissions
+
+
+def _unloaded(error: Exception) -> Refused:
+    return Refused("unavailable", f"the run cannot be loaded: {error}", 1.0)
 
 
 def _old_lines(

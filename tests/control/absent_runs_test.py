@@ -8,7 +8,10 @@ from hive_ray.control import parking
 from hive_ray.control.queries import GetRun
 from hive_ray.core.commands import Cancel, CorrectCost
 from hive_ray.core.messages import Outcome, StepContent, encode
+from hive_ray.state import snapshots
 from hive_ray.state.memory_store import MemoryStore
+from hive_ray.state.run_items import RUN
+from hive_ray.state.snapshots import load_latest_manifest
 from tests.control.parking_test import World, soon, store
 
 __all__ = ["soon", "store"]
@@ -55,3 +58,45 @@ def test_a_worker_is_heard_however_many_runs_are_being_loaded(
     assert world.told(Cancel("a", "enough")).refused.problem == "overloaded"
     late_one = Outcome("a", 1, 0, 1, "", encode(StepContent()))
     assert world.driver.exchanged(world.session, world.n + 1, late_one).acknowledged == (late_one.key,)
+
+
+def test_one_damaged_run_keeps_no_other_from_being_loaded(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+):
+    """They are loaded together; only whoever wants the damaged one is refused."""
+    monkeypatch.setattr(snapshots, "FRAME_BYTES", 1)
+    world = World(store)
+    world.wait("a", "b", "c")
+    world.rest()
+    assert world.parked == {"a", "b", "c"}
+    manifest = load_latest_manifest(store, 0)
+    assert manifest is not None
+    place = manifest.places[RUN + "b"]
+    data = bytearray(store.get(place.part))
+    data[place.offset : place.offset + place.length] = bytes(place.length)
+    store.put(place.part, bytes(data))
+
+    calls = {run: world.driver.call() for run in "abc"}
+    for run, call in calls.items():
+        world.driver.shell.command(call, Cancel(run, "enough"), world.driver.clock)
+    world.driver.perform()
+
+    refused = {run: world.driver.replies[call].refused for run, call in calls.items()}
+    assert refused["a"] is None and refused["c"] is None
+    assert refused["b"].problem == "unavailable" and place.part in refused["b"].message
+
+
+def test_looking_at_a_parked_run_leaves_nothing_behind(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    """Its row stands once in the line of those that may leave for good, however often it came back."""
+    monkeypatch.setattr(parking, "LOOK_AT_ONCE", 0)
+    world = World(store)
+    world.wait("a", idempotency_key="key", digest="d")
+    world.driver.command(Cancel("a", "enough"))
+    world.grow(2)
+    for _ in range(4):
+        assert world.asked(GetRun("a")).status == "cancelled"
+        world.rest()
+        assert "a" in world.parked
+
+    line = world.driver.shell._parking._rest  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+    assert list(line).count("a") == 1
