@@ -74,6 +74,9 @@ def boundaries(events: Sequence[Told], graph: CompiledGraph) -> list[Boundary]:
             state = runs.begin_fork(event, content, at_us)
             counts = dict(state.visit_counts)
             found += _begun_again(state, graph, seq + 1)
+        elif isinstance(event, ev.ConversationCarried):
+            # It belongs to the beginning: what began again has heard it.
+            found = [place._replace(seq=seq + 1) for place in found]
         elif isinstance(event, ev.NodeEntered):
             counts[event.node] = counts.get(event.node, 0) + 1
             found.append(Boundary(event.node_id, counts[event.node], seq))

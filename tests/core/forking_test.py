@@ -638,3 +638,23 @@ def test_a_fork_carries_the_conversation_in_an_event_of_its_own():
     assert [turn.role for turn in story.engine.runs["f"].conversation] == ["assistant"]
     erased = [(*told[:3], ERASED if told[0] == carried[0] else told[3]) for told in story.told("f")]
     assert forking.replayed(erased, 10**9).conversation == []
+
+
+def test_a_fork_of_a_fork_takes_over_what_was_carried():
+    """Cut where visits began again: that is behind the event that carries what was said."""
+    talks = [agent("a", client_facing=True), agent("b", client_facing=True), node("c"), node("d")]
+    edges = [edge("a", "b"), edge("a", "c"), edge("c", "d")]
+    story = Story(graph(talks, edges, continuous=True))
+    story.submit()
+    story.turn(story.lease("a"), a="done")
+    story.succeed(story.leases()["c"])
+    first = story.fork("d")
+    assert isinstance(first, Run)
+    assert first.origin is not None
+    assert first.origin.again == ("b",)
+
+    second = story.fork("b", run="f", new="g")
+
+    assert isinstance(second, Run)
+    assert [turn.role for turn in second.conversation] == ["assistant"]
+    assert second.conversation == first.conversation
