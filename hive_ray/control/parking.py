@@ -29,7 +29,7 @@ from hive_ray.errors import Corrupt, KeyErased
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec
-from hive_ray.state.history import HistoryManifest
+from hive_ray.state.history import HistoryManifest, Spans
 from hive_ray.state.history_reading import newest_summaries, summaries
 from hive_ray.state.run_items import RUN, open_run
 from hive_ray.state.snapshots import Manifest, read_items
@@ -129,6 +129,7 @@ class Parking:
         """Runs out of the history, with the time at which they go again."""
         self._wishes: dict[str, list[_Wish]] = {}
         self._wanted: deque[str] = deque()
+        self._old = Spans(history)
         self._unknown: dict[str, None] = {}
         """Names that were looked for, and nobody has: they are not looked for again and again."""
         self._loads = 0
@@ -145,7 +146,7 @@ class Parking:
     def _may_be(self, engine: Engine, run: str) -> bool:
         if run in engine.parked:
             return True
-        return run not in self._unknown and any(file.may_hold(run) for file in self.history.of("runs"))
+        return run not in self._unknown and run in self._old
 
     def fetch(self, runs: list[str], then: Then, must: bool = False) -> None:
         """Have runs loaded, then go on; a name that turns out to be unknown is no obstacle.
@@ -339,7 +340,7 @@ class Parking:
 
     def has_history(self) -> bool:
         """Whether the history may know runs that nobody else does."""
-        return bool(self.history.of("runs"))
+        return bool(self._old)
 
     def old_lines(
         self, query: ListRuns, engine: Engine, then: Callable[[list[RunLine] | Refused], None]
@@ -360,6 +361,7 @@ class Parking:
     def compacted(self, history: HistoryManifest) -> None:
         """The history covers more."""
         self.history = history
+        self._old = Spans(history)
         self._unknown.clear()
 
     def _let_go(self, shell: Shell) -> None:

@@ -13,6 +13,7 @@ that a newer manifest no longer names stay for a grace time.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
@@ -96,6 +97,27 @@ class HistoryManifest(msgspec.Struct, frozen=True):
             for file in self.files
             if file.kind == kind and file.last_seq > after_seq and (not run or file.may_hold(run))
         ]
+
+
+class Spans:
+    """Which runs the summaries of a manifest may tell of, asked often: their files' ranges, joined."""
+
+    def __init__(self, manifest: HistoryManifest) -> None:
+        self._firsts: list[str] = []
+        self._lasts: list[str] = []
+        for first, last in sorted((file.first_run, file.last_run) for file in manifest.of("runs")):
+            if self._lasts and first <= self._lasts[-1]:
+                self._lasts[-1] = max(last, self._lasts[-1])
+            else:
+                self._firsts.append(first)
+                self._lasts.append(last)
+
+    def __bool__(self) -> bool:
+        return bool(self._firsts)
+
+    def __contains__(self, run: str) -> bool:
+        at = bisect_right(self._firsts, run) - 1
+        return at >= 0 and run <= self._lasts[at]
 
 
 def manifest_folder(partition: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hive_ray.core.commands import Cancel
 from hive_ray.state import merging
 from hive_ray.state.compaction import Stamp, remove_dropped, remove_strays
-from hive_ray.state.history import HistoryManifest, date_of, newest_manifest
+from hive_ray.state.history import HistoryFile, HistoryManifest, Spans, date_of, newest_manifest
 from hive_ray.state.history_reading import run_rows, summaries
 from hive_ray.state.memory_store import MemoryStore, forget_memory
 from hive_ray.state.retention import Retention, retain
@@ -114,3 +114,16 @@ def test_small_files_of_a_day_are_joined(store: MemoryStore, monkeypatch: pytest
     remove_dropped(store, manifest, 6)
     assert remove_strays(store, manifest) == 0
     assert rows_of(store) == before
+
+
+def test_spans_hold_what_some_file_may_hold():
+    """However the files overlap."""
+    ranges = ["bd", "ce", "gg", "ik", "jj"]
+    files = tuple(
+        HistoryFile(f"{first}", "runs", "", "", 1, 1, 1, 1, first, last, 1, "") for first, last in ranges
+    )
+    spans = Spans(HistoryManifest(0, files=files))
+
+    for run in "abcdefghijkl":
+        assert (run in spans) == any(file.may_hold(run) for file in files), run
+    assert spans and not Spans(HistoryManifest(0))
