@@ -39,7 +39,9 @@ def correct(run: Run, command: CorrectCost, ancestors: Iterable[Run] = ()) -> li
         command.attempt,
         command.principal,
     )
-    return [draft(event, command.content if command.content.message else None)]
+    # A forgotten run has no key any more that could seal a reason.
+    says_why = command.content.message and not run.forgotten
+    return [draft(event, command.content if says_why else None)]
 
 
 def _problem(run: Run, command: CorrectCost, ancestors: Iterable[Run]) -> str:

@@ -11,7 +11,18 @@ import pytest
 
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.artifacts import Artifact
-from hive_ray.core.commands import Cancel, Command, Complete, Forget, Pause, Resolve, Resume, Signal, Submit
+from hive_ray.core.commands import (
+    Cancel,
+    Command,
+    Complete,
+    CorrectCost,
+    Forget,
+    Pause,
+    Resolve,
+    Resume,
+    Signal,
+    Submit,
+)
 from hive_ray.core.fleet import AttemptRef
 from hive_ray.core.keys import conversation_key, key_ref
 from hive_ray.core.messages import ERASED, Lease, Outcome, StepContent, StepKind, ToolCall, encode
@@ -225,6 +236,20 @@ def test_a_forgotten_run_leaves_nothing_but_facts(store: MemoryStore):
     kinds = [row.kind for segment in Journal(store, 0).read_segments() for row in segment.columns.rows()]
     assert kinds.count("RunForgotten") == 2, "the run and its one child"
     assert kinds.count("StepSucceeded") > 5
+
+
+def test_a_forgotten_run_can_be_corrected(store: MemoryStore):
+    """Its reason is content, and has no key: what it cost counts all the same."""
+    world = lived(store)
+    world.ask(Forget("r"))
+    world.driver.settle()
+
+    corrected = world.ask(CorrectCost("r", "c", 5, StepContent(message=canary("why"))))
+
+    assert corrected.spent_nanousd == 5
+    again = World(SealedDriver(store, talk()))
+    assert again.view().spent_nanousd == 5
+    assert opened(store) == set()
 
 
 def test_events_of_erased_content_say_so(store: MemoryStore):
