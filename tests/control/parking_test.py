@@ -487,12 +487,10 @@ def test_a_run_that_was_asked_for_before_it_was_there_is_found_when_it_has_left(
     world = World(store)
     parking = world.driver.shell._parking
     assert parking is not None
+    world.wait("m")
     parking._know_not("m")
-
-    world.driver.command(submit("m"))
-    world.work()
     world.grow()
     world.rest()
 
-    assert "m" not in world.driver.engine.runs
-    assert world.asked(GetRun("m")).status == "waiting"
+    assert "m" in world.parked
+    assert parking.absent(world.driver.engine, ["m"]) == ["m"]

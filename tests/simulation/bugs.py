@@ -86,19 +86,6 @@ def acknowledged_before_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Shell, "_admit", admit)
 
 
-def late_attachment_believed(patch: pytest.MonkeyPatch) -> None:
-    """What a request to attach says counts at once, however old the request is."""
-    attach = Shell.attach
-
-    def believe(shell: Shell, call: int, request: Any, clock: Any) -> None:
-        attach(shell, call, request, clock)
-        for session in shell.sessions.values():
-            if session.worker == request.info.worker:
-                shell._take_back(session, shell._now)
-
-    patch.setattr(Shell, "attach", believe)
-
-
 def last_segment_skipped(patch: pytest.MonkeyPatch) -> None:
     """Recovery leaves the newest segment of events unread."""
     read = Journal.read_segments
@@ -124,7 +111,6 @@ BUGS: dict[Switch, int] = {
     lost_wake_up: 20,
     snapshot_without_a_dirty_run: 10,
     acknowledged_before_durable: 2,
-    late_attachment_believed: 120,
     last_segment_skipped: 5,
     forgotten_key: 20,
 }

@@ -11,6 +11,5 @@ SEEDS: dict[int, str] = {
     "found no parent, and no recovery could go on "
     "(``Engine.in_memory``)",
     69: "a doubled request to attach: leases that had begun were given out again "
-    "(bugs.late_attachment_believed, "
-    "shell_test.test_a_request_to_attach_that_comes_late_takes_no_lease_away)",
+    "(shell_test.test_a_request_to_attach_that_comes_late_takes_no_lease_away)",
 }
