@@ -10,11 +10,12 @@ import msgspec
 from hive_ray.control.standing import standing
 from hive_ray.core import features, fitting
 from hive_ray.core.engine import Engine
+from hive_ray.core.evolution import BEGIN, MISFITS
 from hive_ray.core.fleet import Fleet, decode_fleet
 from hive_ray.core.longterm import is_item
 from hive_ray.core.parked import may_park, row_of
 from hive_ray.core.routing import Evaluator
-from hive_ray.core.run import BEGIN, MISFITS, Run, decode_run, note_segment
+from hive_ray.core.run import Run, decode_run, note_segment
 from hive_ray.errors import Corrupt, KeyErased, StoreError, TooNew, Unavailable
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs, graph_name

@@ -10,8 +10,9 @@ import msgspec
 from hive_ray.core import events as ev
 from hive_ray.core import fitting
 from hive_ray.core.engine import Engine
+from hive_ray.core.evolution import MISFITS
 from hive_ray.core.keys import NO_KEY
-from hive_ray.core.run import MISFITS, Run, decode_run, encode_run
+from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.errors import KeyErased, NotFound
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs

@@ -17,9 +17,11 @@ from hive_ray.core import (
     bounds,
     children,
     corrections,
+    evolution,
     features,
     fleet,
     forking,
+    indexing,
     keeping,
     lifecycle,
     longterm,
@@ -132,16 +134,16 @@ class Engine:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
         kind = event.__class__
         run = self.runs.get(event.run)
-        before = _BEFORE.get(kind)
+        before = indexing.BEFORE.get(kind)
         if before is not None and run is not None:
             before(self.fleet, run, event)
         if run is None or run.parent:
             run = self._evolve(event, content, at_us, seq)
         else:
             # The common case of ``_evolve``, without its calls: this is the hot path.
-            runs.EVOLVE[kind](run, event, content, at_us)
+            evolution.EVOLVE[kind](run, event, content, at_us)
             run.seq = run.told = seq
-        after = _AFTER.get(kind)
+        after = indexing.AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)
         if run.parent:
@@ -149,7 +151,7 @@ class Engine:
 
     def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run:
         """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
-        begin = runs.BEGIN.get(type(event))
+        begin = evolution.BEGIN.get(type(event))
         if begin is not None:
             run = begin(event, content, at_us)
             self._take_in(run)
@@ -157,11 +159,11 @@ class Engine:
             return run
         run = self.runs[event.run]
         if not run.parent:
-            runs.evolve(run, event, content, at_us)
+            evolution.evolve(run, event, content, at_us)
             run.seq = run.told = seq
             return run
         before = runs.standing(run)
-        runs.evolve(run, event, content, at_us)
+        evolution.evolve(run, event, content, at_us)
         run.seq = run.told = seq
         change = runs.since(run, before)
         made = event if content.artifacts and isinstance(event, ev.StepSucceeded) else None
@@ -185,9 +187,9 @@ class Engine:
         while run.parent:
             run = self.runs[run.parent]
             if run.seq < seq:
-                runs.change(run, change, at_us)
+                evolution.change(run, change, at_us)
                 if made is not None and not run.parent:
-                    runs.keep_artifacts(run, made, content, at_us)
+                    evolution.keep_artifacts(run, made, content, at_us)
                 run.seq = seq
                 self.charged[run.id] = None
 
@@ -913,69 +915,6 @@ def _no_run(run_id: str) -> Refused:
     return Refused("not_found", f"no run {run_id}")
 
 
-# --- keeping the index of queues and leases ------------------------------------------------------
-# Releases look at the step before its event is applied (it names the worker), all else after.
-
-
-def _release_lease(
-    index: fleet.Fleet, run: Run, event: ev.StepSucceeded | ev.StepFailed | ev.LeaseReturned
-) -> None:
-    visit = run.visits.get(event.serial)
-    if visit is None:
-        _release_orphan(index, run, event)
-        return
-    worker = visit.steps[event.call].worker
-    fleet.release(index, worker, (event.run, event.serial, event.call, event.attempt))
-
-
-def _release_orphan(index: fleet.Fleet, run: Run, event: ev.LateOutcome | Any) -> None:
-    orphan = run.orphans.get(runs.attempt_key(event.serial, event.call, event.attempt))
-    if orphan is not None:
-        fleet.release(index, orphan.worker, (event.run, event.serial, event.call, event.attempt))
-
-
-def _remember_submission(index: fleet.Fleet, run: Run, event: ev.RunSubmitted) -> None:
-    fleet.note_submission(index, run)
-
-
-def _remember_fork(index: fleet.Fleet, run: Run, event: ev.RunForked) -> None:
-    fleet.note_submission(index, run)
-    _enqueue_all(index, run, event)
-
-
-def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
-    step = run.visits[event.serial].steps[event.call]
-    fleet.grant(index, event.worker, (event.run, event.serial, event.call, event.attempt), step)
-
-
-def _enqueue_first(index: fleet.Fleet, run: Run, event: ev.NodeEntered) -> None:
-    if event.step and not run.paused:
-        fleet.enqueue(index, event.pool, (event.run, event.serial, 0))
-
-
-def _enqueue_next(index: fleet.Fleet, run: Run, event: ev.StepQueued) -> None:
-    if not run.paused:
-        fleet.enqueue(index, event.pool, (event.run, event.serial, event.call))
-
-
-def _enqueue_again(index: fleet.Fleet, run: Run, event: Any) -> None:
-    visit = run.visits.get(event.serial)
-    if visit is None or run.paused:
-        return
-    step = visit.steps[event.call]
-    if step.status is StepStatus.READY:
-        fleet.enqueue(index, step.pool, (event.run, event.serial, event.call))
-
-
-def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
-    fleet.dequeue(index, run)
-
-
-def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunForked) -> None:
-    for pool, step in fleet.ready_steps(run):
-        fleet.enqueue(index, pool, step)
-
-
 _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = {
     Submit: Engine.submit,
     Fork: Engine.fork,
@@ -991,25 +930,4 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     RaiseLevel: Engine.raise_level,
     PutMemory: Engine.put_memory,
     DeleteMemory: Engine.delete_memory,
-}
-
-Indexer = Callable[[fleet.Fleet, Run, Any], None]
-
-_BEFORE: dict[type[ev.Event], Indexer] = {
-    ev.StepSucceeded: _release_lease,
-    ev.StepFailed: _release_lease,
-    ev.LeaseReturned: _release_lease,
-    ev.LateOutcome: _release_orphan,
-    ev.RunPaused: _dequeue_all,
-}
-_AFTER: dict[type[ev.Event], Indexer] = {
-    ev.RunSubmitted: _remember_submission,
-    ev.RunForked: _remember_fork,
-    ev.StepStarted: _grant_lease,
-    ev.NodeEntered: _enqueue_first,
-    ev.StepQueued: _enqueue_next,
-    ev.RetryScheduled: _enqueue_again,
-    ev.TimerFired: _enqueue_again,
-    ev.LeaseReturned: _enqueue_again,
-    ev.RunResumed: _enqueue_all,
 }

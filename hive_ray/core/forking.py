@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hive_ray.core import events as ev
+from hive_ray.core import evolution
 from hive_ray.core import run as runs
 from hive_ray.core.commands import Fork, Moment, Refused
 from hive_ray.core.events import Draft, draft
@@ -71,7 +72,7 @@ def boundaries(events: Sequence[Told], graph: CompiledGraph) -> list[Boundary]:
     counts: dict[int, int] = {}
     for seq, at_us, event, content in events:
         if isinstance(event, ev.RunForked):
-            state = runs.begin_fork(event, content, at_us)
+            state = evolution.begin_fork(event, content, at_us)
             counts = dict(state.visit_counts)
             found += _begun_again(state, graph, seq + 1)
         elif isinstance(event, ev.ConversationCarried):
@@ -184,7 +185,7 @@ def replayed(events: Sequence[Told], until_seq: int) -> Run:
             break
         try:
             run = _evolved(run, event, content, at_us)
-        except runs.MISFITS as error:
+        except evolution.MISFITS as error:
             kind = type(event).__name__
             raise ValueError(f"event {seq} ({kind}) does not fit the state before it: {error!r}") from error
         run.seq = seq
@@ -194,11 +195,11 @@ def replayed(events: Sequence[Told], until_seq: int) -> Run:
 
 
 def _evolved(run: Run | None, event: ev.Event, content: StepContent, at_us: int) -> Run:
-    begin = runs.BEGIN.get(type(event))
+    begin = evolution.BEGIN.get(type(event))
     if begin is not None:
         return begin(event, content, at_us)
     assert run is not None, "the run's first event is missing"
-    runs.evolve(run, event, _said(run, event, content), at_us)
+    evolution.evolve(run, event, _said(run, event, content), at_us)
     return run
 
 
@@ -327,7 +328,7 @@ def _started(events: Sequence[Told]) -> dict[int, list[Step | None]]:
     for _, at_us, event, content in events:
         match event:
             case ev.RunForked():
-                for visit in runs.begin_fork(event, content, at_us).visits.values():
+                for visit in evolution.begin_fork(event, content, at_us).visits.values():
                     queued.update({(visit.serial, step.call): step for step in visit.steps.values()})
             case ev.NodeEntered() if event.step:
                 queued[event.serial, 0] = Step(0, StepKind(event.step), event.name, event.pool)

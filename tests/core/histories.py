@@ -13,11 +13,12 @@ from hive_ray.core import forking
 from hive_ray.core.artifacts import Artifact, ArtifactBounds
 from hive_ray.core.commands import Cancel, Complete, Pause, RaiseLevel, Resolve, Resume, Signal
 from hive_ray.core.engine import Engine
+from hive_ray.core.evolution import begin_fork
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.longterm import Bounds, is_item
 from hive_ray.core.messages import Lease, MemoryWrite, StepContent, StepKind, Usage
-from hive_ray.core.run import Run, begin_fork, decode_run, encode_run
+from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 from tests.core.graphs import HOUR_US, Facts

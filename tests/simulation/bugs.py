@@ -9,8 +9,8 @@ import pytest
 
 from hive_ray.control.shell import Reply, Shell
 from hive_ray.control.snapshotting import Snapshotter
-from hive_ray.core import engine, fleet, run, steps
 from hive_ray.core import events as ev
+from hive_ray.core import fleet, indexing, run, steps
 from hive_ray.core.events import Draft
 from hive_ray.core.messages import Outcome
 from hive_ray.state import journal
@@ -39,7 +39,7 @@ def commit_after_effect(patch: pytest.MonkeyPatch) -> None:
 
 def lease_outside_the_state(patch: pytest.MonkeyPatch) -> None:
     """A worker's leases are not noted in the step that grants them."""
-    patch.setitem(engine._AFTER, ev.StepStarted, lambda index, of, event: None)
+    patch.setitem(indexing.AFTER, ev.StepStarted, lambda index, of, event: None)
 
 
 def retry_of_what_must_not_be_repeated(patch: pytest.MonkeyPatch) -> None:
