@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hive_ray.control.io import Broke, Done, Io
 from hive_ray.state import compaction
 from hive_ray.state.compaction import Compactor, Stamp
-from hive_ray.state.history import HistoryManifest
+from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.merging import merge
 from hive_ray.state.retention import Retention, retain
 from hive_ray.state.snapshots import covered_by_kept
@@ -60,6 +60,8 @@ class Keeper:
         """Segments may lie behind both kept snapshots."""
         self._cleaned = False
         """What earlier incarnations left behind is gone."""
+        self._broke = False
+        """The last piece of work broke: its manifest may stand all the same, and its segments be gone."""
 
     def snapshot_taken(self) -> None:
         """There is a new snapshot: more may be compacted."""
@@ -87,6 +89,7 @@ class Keeper:
 
     def _ended(self, shell: Shell, what: str, begun_us: int, ended: Done | Broke) -> None:
         self._busy = False
+        self._broke = isinstance(ended, Broke)
         self._again_us = shell.mono_us + REST * (shell.mono_us - begun_us)
         match ended:
             case Done(manifest):
@@ -101,16 +104,21 @@ class Keeper:
 
     # --- on a thread -----------------------------------------------------------------------------
 
+    def _newest(self) -> HistoryManifest:
+        if not self._broke:
+            return self.manifest
+        return newest_manifest(self._store, self.manifest.partition, self.manifest)
+
     def _compact(self, stamp: Stamp) -> HistoryManifest:
-        until = covered_by_kept(self._store, self.manifest.partition)
-        before = self.manifest
+        before = self._newest()
+        until = covered_by_kept(self._store, before.partition)
         manifest = self._compactor.compact(before, until, stamp) if until > before.covered else before
-        if manifest.covered > before.covered or not self._cleaned:
+        if manifest.covered > before.covered or self._broke or not self._cleaned:
             compaction.remove_covered(self._store, manifest)
         return merge(self._store, manifest, stamp)
 
     def _retain(self, live: list[str], stamp: Stamp) -> HistoryManifest:
-        manifest = self.manifest
+        manifest = self._newest()
         if not self._cleaned:
             compaction.remove_strays(self._store, manifest)
             self._cleaned = True

@@ -359,6 +359,27 @@ def test_segments_behind_the_snapshots_become_history_by_themselves(store: Memor
     assert view.segments == () or min(view.segments) > 0
 
 
+def test_compaction_goes_on_after_a_store_that_failed_while_segments_went(store: MemoryStore):
+    """The manifest stood already: the next try begins behind it, not at segments that are gone."""
+    world = World(store)
+    refused: list[str] = []
+
+    def refuse_once(operation: str, name: str) -> None:
+        if operation == "delete" and name.startswith("journal/") and len(refused) < 3 and name not in refused:
+            refused.append(name)
+            raise StoreError(f"{name}: 500 Internal Server Error")
+
+    store.before = refuse_once
+    world.grow(10)
+    failed_at = newest_manifest(store, 0).covered
+    world.grow(10)
+    world.rest()
+
+    assert refused
+    assert newest_manifest(store, 0).covered > failed_at
+    assert len(store.list("journal/0000/")) < 20
+
+
 # --- families ----------------------------------------------------------------------------------------
 
 BODY = chain(node("x", cost_nanousd=30), id="body")

@@ -100,16 +100,19 @@ def test_an_event_id_that_is_no_number_is_refused(http: httpx2.Client):
     assert answer.json()["faults"][0]["place"] == "headers.Last-Event-ID"
 
 
+NO_BRACES = str.maketrans("", "", "{}")
+
+
 def test_every_documented_read_answers(http: httpx2.Client):
     """OpenAPI names the routes; each that reads answers without a server error."""
     document = http.get("/openapi.json").json()
     reads = [path for path, item in document["paths"].items() if "get" in item]
 
-    answers = {path: http.get(path.replace("{run_id}", "x").replace("{name}", "x")) for path in reads}
+    answers = {path: http.get(path.replace("{scope}", "team").translate(NO_BRACES)) for path in reads}
 
     assert {"/v1/runs", "/v1/runs/{run_id}/events", "/v1/approvals", "/metrics"} <= set(reads)
     assert "202" in document["paths"]["/v1/runs"]["post"]["responses"]
-    assert all(answer.status_code in (200, 404) for answer in answers.values())
+    assert {path: a.status_code for path, a in answers.items() if a.status_code not in (200, 404)} == {}
 
 
 def test_metrics_count_what_happened(http: httpx2.Client):
