@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hive_ray.control.io import Broke, Done, Io
 from hive_ray.state import compaction
@@ -36,6 +36,20 @@ PAUSE_US = 1_000_000
 """Between a failure and the next try."""
 REST = 3
 """Work is followed by a rest of so many times its length: it shares the interpreter with the event loop."""
+BUSY_EVENTS_PER_S = 5_000
+"""While more is decided the history gives way: it can wait, people cannot."""
+SAMPLE_US = 1_000_000
+BUSY_REST_US = 30_000_000
+"""From one piece of work to the next under load."""
+MOST_BEHIND = 20_000
+"""So many segments may wait for their turn; beyond, the history no longer gives way."""
+
+
+class _Sample(NamedTuple):
+    """How far the journal was at a time."""
+
+    mono_us: int
+    seq: int
 
 
 class Keeper:
@@ -60,6 +74,9 @@ class Keeper:
         """Segments may lie behind both kept snapshots."""
         self._cleaned = False
         """What earlier incarnations left behind is gone."""
+        self._begun_us = 0
+        self._sample = _Sample(0, 0)
+        self._is_loaded = False
         self._broke = False
         """The last piece of work broke: its manifest may stand all the same, and its segments be gone."""
 
@@ -69,7 +86,8 @@ class Keeper:
 
     def advance(self, shell: Shell) -> None:
         """Called every tick: begin the next piece of work, if one is due."""
-        if self._busy or shell.mono_us < self._again_us:
+        gives_way = self._gives_way(shell)
+        if self._busy or gives_way or shell.mono_us < self._again_us:
             return
         if shell.engine.fleet.feature_level < LEVEL:
             return
@@ -85,12 +103,13 @@ class Keeper:
         self._busy = True
         self._attempt += 1
         stamp = Stamp(shell.engine.fleet.epoch, self._attempt, shell.wall_us)
-        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what, shell.mono_us)))
+        self._begun_us = shell.mono_us
+        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what)))
 
-    def _ended(self, shell: Shell, what: str, begun_us: int, ended: Done | Broke) -> None:
+    def _ended(self, shell: Shell, what: str, ended: Done | Broke) -> None:
         self._busy = False
         self._broke = isinstance(ended, Broke)
-        self._again_us = shell.mono_us + REST * (shell.mono_us - begun_us)
+        self._again_us = shell.mono_us + REST * (shell.mono_us - self._begun_us)
         match ended:
             case Done(manifest):
                 # A snapshot that came meanwhile counts too.
@@ -101,6 +120,17 @@ class Keeper:
                 log.warning("could not %s: %s", what, error)
                 self._behind = True
                 self._again_us = shell.mono_us + PAUSE_US
+
+    def _gives_way(self, shell: Shell) -> bool:
+        """Whether more important work is under way, and the history can wait."""
+        since_us = shell.mono_us - self._sample.mono_us
+        if since_us >= SAMPLE_US:
+            decided = shell.durable_seq - self._sample.seq
+            self._is_loaded = decided * 1_000_000 > BUSY_EVENTS_PER_S * since_us
+            self._sample = _Sample(shell.mono_us, shell.durable_seq)
+        if not self._is_loaded or shell.mono_us >= self._begun_us + BUSY_REST_US:
+            return False
+        return shell.journal.number - self.manifest.covered <= MOST_BEHIND
 
     # --- on a thread -----------------------------------------------------------------------------
 

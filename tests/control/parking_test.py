@@ -481,6 +481,8 @@ def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten()
         SimpleNamespace(
             mono_us=0,
             wall_us=0,
+            durable_seq=0,
+            journal=SimpleNamespace(number=1),
             do=asked.append,
             history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
             live_run_ids=list,
@@ -499,7 +501,45 @@ def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten()
     assert asked == []
     shell.mono_us = 400  # pyright: ignore[reportAttributeAccessIssue]
     keeper.advance(shell)
+    assert [io.what for io in asked] == ["compact the journal"]
 
+
+def test_the_history_gives_way_to_a_busy_controller_for_a_time():
+    """Under load one piece is compacted in half a minute, unless too many segments wait."""
+    asked: list[Io] = []
+    journal = SimpleNamespace(number=1)
+    shell: Any = SimpleNamespace(
+        mono_us=40 * SECOND_US,
+        wall_us=0,
+        durable_seq=400_000,
+        journal=journal,
+        do=asked.append,
+        history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
+        live_run_ids=list,
+        engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
+    )
+    nothing = Compactor(MemoryStore("keeping"), 0, lambda runs: [])
+    keeper = Keeper(MemoryStore("keeping"), nothing, Retention(), HistoryManifest(0))
+    keeper.advance(shell)
+    asked.pop().then(Done(HistoryManifest(0)))
+    keeper.snapshot_taken()
+
+    shell.mono_us += 2 * SECOND_US
+    shell.durable_seq += 20_000
+    keeper.advance(shell)
+    assert asked == []
+
+    journal.number = 30_000
+    keeper.advance(shell)
+    assert [io.what for io in asked] == ["compact the journal"]
+    asked.pop().then(Done(HistoryManifest(0)))
+    keeper.snapshot_taken()
+    journal.number = 1
+
+    for _ in range(31):
+        shell.mono_us += SECOND_US
+        shell.durable_seq += 10_000
+        keeper.advance(shell)
     assert [io.what for io in asked] == ["compact the journal"]
 
 
