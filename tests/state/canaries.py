@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from hive_ray.state.store import Store
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 PARQUET = b"PAR1"
+ARROW = b"\xff\xff\xff\xff"
 
 
 def found(store: Store, canary: str) -> list[str]:
@@ -28,16 +30,25 @@ def found(store: Store, canary: str) -> list[str]:
     return [name for name in store.list("") if any(wanted in text for text in forms(store.get(name)))]
 
 
+def found_in(folder: Path, canary: str) -> list[Path]:
+    """Files below a folder in which a text stands, in any of the forms of ``found``."""
+    wanted = canary.encode()
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+    return [path for path in files if any(wanted in text for text in forms(path.read_bytes()))]
+
+
 def forms(data: bytes) -> Iterator[bytes]:
-    """An object's bytes in every form in which somebody could read them."""
+    """An object's bytes in every form in which somebody could read them, values within values too."""
     yield data
     raw = decompressed(data)
     if raw is not None:
         yield raw
     for row in rows(data):
         for value in row.values():
-            if isinstance(value, (bytes, str)):
-                yield value if isinstance(value, bytes) else value.encode()
+            if isinstance(value, str):
+                yield value.encode()
+            elif isinstance(value, bytes):
+                yield from forms(value)
 
 
 def decompressed(data: bytes) -> bytes | None:
@@ -45,7 +56,11 @@ def decompressed(data: bytes) -> bytes | None:
     if not data.startswith(ZSTD):
         return None
     reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True)
-    return reader.read()
+    try:
+        return reader.read()
+    except zstandard.ZstdError:
+        # Something else that begins so, ciphertext perhaps.
+        return None
 
 
 def rows(data: bytes) -> list[dict[str, object]]:
@@ -53,7 +68,7 @@ def rows(data: bytes) -> list[dict[str, object]]:
     if data.startswith(PARQUET):
         return pq.read_table(io.BytesIO(data)).to_pylist()
     raw = decompressed(data)
-    if raw is None:
+    if raw is None or not raw.startswith(ARROW):
         return []
     with pa.ipc.open_stream(raw) as reader:
         return reader.read_all().to_pylist()
@@ -70,6 +85,11 @@ def readable(store: Store, codec: ContentCodec) -> Iterator[tuple[str, bytes]]:
         for row in rows(store.get(name)) if name.startswith("snapshots/") and "/parts/" in name else []:
             try:
                 yield name, open_item(codec, str(row["key"]), Item(row["seq"], row["data"]))  # type: ignore[arg-type]
+            except KeyErased:
+                continue
+        for row in rows(store.get(name)) if name.startswith("runs/") else []:
+            try:
+                yield name, open_item(codec, f"run/{row['run_id']}", Item(row["seq"], row["state"]))  # type: ignore[arg-type]
             except KeyErased:
                 continue
 
