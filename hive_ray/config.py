@@ -9,21 +9,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PlainSerializer,
-    PlainValidator,
     PositiveFloat,
     PositiveInt,
     StringConstraints,
@@ -32,8 +28,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from hive_ray.config_base import Name, Secret, SecretRef, Section, TextOrSecret, absolute, refuse
 from hive_ray.config_faults import faults_of
 from hive_ray.errors import ConfigError, Fault
 
@@ -46,62 +42,7 @@ _DAY_S = 86_400.0
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Where a secret is to be found: ``env:NAME`` or ``file:PATH``. It never holds the value."""
-
-    scheme: Literal["env", "file"]
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.scheme}:{self.name}"
-
-    def __repr__(self) -> str:
-        return f"SecretRef({self!s})"
-
-
-def _refuse(problem: str, remedy: str) -> NoReturn:
-    raise PydanticCustomError("fault", "{problem}", {"problem": problem, "remedy": remedy})
-
-
-def _secret_ref(value: Any, info: ValidationInfo) -> SecretRef:
-    """Parse a reference; a message never repeats what may be a secret."""
-    if isinstance(value, SecretRef):
-        return value
-    scheme, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if scheme == "vault":
-        _refuse("vault: references are not supported yet", "write env:NAME or file:PATH")
-    if scheme == "env" and name:
-        return SecretRef("env", name)
-    if scheme == "file" and name:
-        return SecretRef("file", _absolute(name, info))
-    _refuse("is not a reference to a secret", "write env:NAME or file:PATH, never the secret itself")
-
-
-def _absolute(path: str, info: ValidationInfo) -> str:
-    """A path as seen from the folder of ``hive.yaml``."""
-    folder = (info.context or {}).get("folder")
-    return str(Path(folder, path)) if folder else path
-
-
-def _text_or_ref(value: Any, info: ValidationInfo) -> str | SecretRef:
-    if isinstance(value, str) and not value.startswith(("env:", "file:", "vault:")):
-        return value
-    return _secret_ref(value, info)
-
-
-Secret = Annotated[SecretRef, PlainValidator(_secret_ref), PlainSerializer(str, return_type=str)]
-TextOrSecret = Annotated[str | SecretRef, PlainValidator(_text_or_ref), PlainSerializer(str, return_type=str)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 UsdPerMtok = Annotated[Decimal, Field(ge=0, decimal_places=9)]
-
-
-class Section(BaseModel):
-    """A mapping in ``hive.yaml``: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
-    )
 
 
 class StateSettings(Section):
@@ -121,7 +62,7 @@ class StateSettings(Section):
     @classmethod
     def _has_scheme(cls, url: str) -> str:
         if url and not re.match(r"(file|s3|gs|az|memory)://.", url):
-            _refuse("is not the URL of a store", "write file:///folder, s3://bucket/prefix, gs://… or az://…")
+            refuse("is not the URL of a store", "write file:///folder, s3://bucket/prefix, gs://… or az://…")
         return url
 
     @field_validator("options")
@@ -149,7 +90,7 @@ class VaultSettings(Section):
     @field_validator("ca_file")
     @classmethod
     def _absolute_file(cls, path: str, info: ValidationInfo) -> str:
-        return _absolute(path, info) if path else path
+        return absolute(path, info) if path else path
 
 
 class KeysSettings(Section):
@@ -170,7 +111,7 @@ class KeysSettings(Section):
     @model_validator(mode="after")
     def _one_key(self) -> KeysSettings:
         if self.key is not None and self.vault is not None:
-            _refuse("key and vault at a time", "keep one; the earlier one goes to old_keys or old_vaults")
+            refuse("key and vault at a time", "keep one; the earlier one goes to old_keys or old_vaults")
         return self
 
     def secret_references(self) -> list[SecretRef]:
@@ -198,7 +139,7 @@ class WorkersSettings(Section):
     @model_validator(mode="after")
     def _ordered(self) -> WorkersSettings:
         if self.max < self.min:
-            _refuse(f"max {self.max} is below min {self.min}", "write max >= min")
+            refuse(f"max {self.max} is below min {self.min}", "write max >= min")
         return self
 
 
@@ -262,11 +203,11 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _complete(self) -> ModelSettings:
         if self.provider == "openai-compatible" and self.base_url is None:
-            _refuse("openai-compatible without base_url", "add base_url, such as http://127.0.0.1:8080/v1")
+            refuse("openai-compatible without base_url", "add base_url, such as http://127.0.0.1:8080/v1")
         if (self.input_usd_per_mtok is None) != (self.output_usd_per_mtok is None):
-            _refuse("one price without the other", "give input_usd_per_mtok and output_usd_per_mtok")
+            refuse("one price without the other", "give input_usd_per_mtok and output_usd_per_mtok")
         if self.cached_input_usd_per_mtok is not None and self.input_usd_per_mtok is None:
-            _refuse("a cached price without the others", "give input_usd_per_mtok and output_usd_per_mtok")
+            refuse("a cached price without the others", "give input_usd_per_mtok and output_usd_per_mtok")
         return self
 
     @property
@@ -299,9 +240,9 @@ class McpSettings(Section):
     @model_validator(mode="after")
     def _one_transport(self) -> McpSettings:
         if bool(self.command) == (self.url is not None):
-            _refuse("needs exactly one of command and url", "keep one of them")
+            refuse("needs exactly one of command and url", "keep one of them")
         if self.env and not self.command:
-            _refuse("env without command", "env is the environment of a command; remove it")
+            refuse("env without command", "env is the environment of a command; remove it")
         return self
 
     @field_validator("env")
@@ -321,7 +262,7 @@ class ToolsSettings(Section):
     @field_validator("modules")
     @classmethod
     def _absolute_files(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return tuple(_absolute(name, info) if name.endswith(".py") else name for name in modules)
+        return tuple(absolute(name, info) if name.endswith(".py") else name for name in modules)
 
 
 class LimitsSettings(Section):
@@ -412,7 +353,7 @@ class LeaseSettings(Section):
     @model_validator(mode="after")
     def _ordered(self) -> LeaseSettings:
         if self.stale_s < 2 * self.heartbeat_s:
-            _refuse(f"stale_s {self.stale_s:g} is below two heartbeats", "write at least twice heartbeat_s")
+            refuse(f"stale_s {self.stale_s:g} is below two heartbeats", "write at least twice heartbeat_s")
         return self
 
 
@@ -459,7 +400,7 @@ class Settings(Section):
     def _default_model_exists(cls, name: str, info: ValidationInfo) -> str:
         models = info.data.get("models")
         if name and models is not None and name not in models:
-            _refuse(f"no model {name!r}", f"one of models: {', '.join(models) or 'none is configured'}")
+            refuse(f"no model {name!r}", f"one of models: {', '.join(models) or 'none is configured'}")
         return name
 
     def own_key_file(self) -> Path | None:
@@ -487,7 +428,7 @@ def _with_kind(name: Any, pool: Any) -> Any:
 def _without_literal_secrets(values: Mapping[str, str | SecretRef]) -> Mapping[str, str | SecretRef]:
     for name, value in values.items():
         if isinstance(value, str) and value and _SECRET_NAME.search(name):
-            _refuse(f"{name} holds a literal value", f"write {name}: env:NAME or file:PATH")
+            refuse(f"{name} holds a literal value", f"write {name}: env:NAME or file:PATH")
     return values
 
 
