@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from hive_ray.control import buckets
 from hive_ray.control.standing import standing
 from hive_ray.core import features, fitting
 from hive_ray.core.engine import Engine
@@ -86,7 +87,7 @@ def recover(  # noqa: PLR0913 - what a controller is started with
     """
     journal = Journal(store, partition)
     claim = journal.claim(owner, nonce or secrets.token_hex(16), now_us)
-    engine = Engine(evaluator)
+    engine = Engine(evaluator, buckets.take)
     history = newest_manifest(store, partition)
     engine.compacted = history.covered
     snapshot = load_latest(store, partition)

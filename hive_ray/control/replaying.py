@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from hive_ray.control import buckets
 from hive_ray.core import events as ev
 from hive_ray.core import fitting
 from hive_ray.core.engine import Engine
@@ -79,7 +80,7 @@ class Replay:
         self._graphs = graphs
         self._waiting = sorted(shown, key=lambda one: one.run.seq)
         self._compared: list[str] = []
-        self._engine = Engine(_Unasked())
+        self._engine = Engine(_Unasked(), buckets.take)
         self._count = 0
         self._misfit = ""
         self._difference = ""

@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 10_000
 PRUNE_EVERY_US = 1_000_000
+SWEEP_EVERY_US = 1_000_000
 FIRE_AGAIN_US = 1_000_000
 """After a run that is due could not be loaded."""
 DUE_AT_ONCE = 500
@@ -155,6 +156,7 @@ class Shell:
         keeper: makes history of what lies behind the snapshots.
     """
 
+    _sweep_again_us: int = 0
     erase_by_us: int = NEVER_US
     """Monotonic time at which a snapshot is due, so that keys can be erased after it."""
 
@@ -206,6 +208,8 @@ class Shell:
         now = self._at(clock)
         if self.engine.seq == 0:
             self.engine.raise_level(RaiseLevel(features.LATEST), now)
+        else:
+            self.engine.rates.begin_empty(clock.mono_us)
         for run in self.engine.runs.values():
             if not run.terminal:
                 self._arm(run)
@@ -243,7 +247,7 @@ class Shell:
 
     def _at(self, clock: Clock) -> Moment:
         self._clock = clock
-        self._now = Moment(clock.wall_us, clock.chance)
+        self._now = Moment(clock.wall_us, clock.chance, clock.mono_us)
         return self._now
 
     # --- workers ---------------------------------------------------------------------------------
@@ -394,7 +398,7 @@ class Shell:
             return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
         if isinstance(command, Fork):
             return None
-        pool = self.engine.entry_pool(command)
+        pool = self.engine.dispatch.entry_pool(command)
         limit = self.limits.queue_limits.get(pool, QUEUE_LIMIT)
         if self._queued(pool, limit) < limit:
             return None
@@ -405,7 +409,7 @@ class Shell:
         queue = self.engine.fleet.queues.get(pool, ())
         if len(queue) >= limit and self._clock.mono_us >= self._prune_again_us:
             self._prune_again_us = self._clock.mono_us + PRUNE_EVERY_US
-            self.engine.prune(pool)
+            self.engine.dispatch.prune(pool)
             queue = self.engine.fleet.queues.get(pool, ())
         return len(queue)
 
@@ -522,6 +526,10 @@ class Shell:
             self.engine.fire_backoff(backoff.run, backoff.serial, backoff.call, now)
         for deadline in self._timers.due_deadlines(clock.wall_us, DUE_AT_ONCE):
             self._fire(deadline.run)
+        self.engine.dispatch.fire(clock.mono_us)
+        if clock.mono_us >= self._sweep_again_us:
+            self._sweep_again_us = clock.mono_us + SWEEP_EVERY_US
+            self.engine.dispatch.sweep()
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
         self._answer_old_polls(clock.mono_us)
         if not self.blocked_since_us:
@@ -660,11 +668,11 @@ class Shell:
             worker = self.engine.fleet.workers[session.worker]
             queue = queues.get(worker.pool)
             leases: list[Lease] = []
-            if queue:
+            if queue is not None and queue.ready:
                 others = sum(
                     self.engine.fleet.workers[s.worker].pool == worker.pool for s in waiting[position:]
                 )
-                leases = self.engine.admit(worker, now, -(-len(queue) // others))
+                leases = self.engine.dispatch.admit(worker, now, -(-queue.ready // others))
                 self._rows.cut()
             assert session.waiting is not None
             if leases or session.waiting.acknowledges or session.cancel:

@@ -101,7 +101,7 @@ class Snapshotter:
         )
         writer = SnapshotWriter(header, self._manifest)
         shelves = shell.engine.keeping.shelves
-        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged | shelves.changed)
+        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged | shelves.changed | {"": None})
         shell.dirty, shell.engine.charged, shelves.changed = {}, {}, {}
         left = shell.runs_left()
         for run_id in left:

@@ -1,46 +1,81 @@
 """Admission of a step: one atomic decision. All that it needs is taken, or nothing is.
 
-The answer is ``Granted``, ``Wait`` (something that others hold must be released first) or ``Exhausted``
-(no release can help). The run's own hard budget is decided here; accounts above it, rates, breakers
-and policies are further clauses of the same decision.
+The answer is ``Granted``, ``Wait`` (something that others hold must be released first, or time must pass),
+``Refusal`` (nothing can help), or ``Ask`` (a person can).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import msgspec
 
 from hive_ray.core import agent_loop, bounds
+from hive_ray.core.accounts import Account, Accounts, Ledger
+from hive_ray.core.failures import FailureKind
+from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepKind
-from hive_ray.core.run import Run, Step, Visit
-from hive_ray.core.values import Value
+from hive_ray.core.plan import AccountPlan, Action, InForce
+from hive_ray.core.run import Allowance, Run, Step, Visit
+from hive_ray.core.values import Value, inline
 from hive_ray.graph.compiled import ModelPlan, NodePlan
+
+MTOK = 1_000_000
+_NO_ALLOWANCE = Allowance()
 
 
 class Granted(msgspec.Struct, frozen=True):
     reserved_nanousd: int
+    hold: Hold | None = None
 
 
 class Wait(msgspec.Struct, frozen=True):
     resource: str
+    due_us: int = 0
+    """Monotonic time at which it may be there; 0: when somebody releases it."""
 
 
-class Exhausted(msgspec.Struct, frozen=True):
-    account: str
+class Refusal(msgspec.Struct, frozen=True):
+    """The step may never start."""
+
+    kind: str
+    """A ``FailureKind``."""
     message: str
 
 
-MTOK = 1_000_000
+class Ask(msgspec.Struct, frozen=True):
+    """The step may start if a person allows it."""
+
+    reason: str
+    message: str
+    owner: str = ""
+    form: bytes = b""
+    shown: dict[str, Value] = {}
 
 
-def worst_case_nanousd(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
-    """Strict upper bound on what an attempt can cost."""
+Verdict = Wait | Refusal | Ask
+
+
+class Worst(NamedTuple):
+    """Strict upper bound on what an attempt can use."""
+
+    nanousd: int
+    tokens: int
+
+
+def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> Worst:
+    """Strict upper bound on what an attempt can cost, in nano-dollars, and on its tokens."""
     if step.kind is StepKind.LLM or step.kind is StepKind.DECIDE:
         model = node.model
-        return _price(model, bounds.prompt_tokens(run, node, visit, step, inputs)) if model else 0
+        if model is None:
+            return Worst(0, 0)
+        tokens = bounds.prompt_tokens(run, node, visit, step, inputs)
+        return Worst(_price(model, tokens), tokens + model.max_tokens)
     if step.turn >= 0:
         tool = agent_loop.tool_plan(node, step.name)
-        return tool.cost_nanousd if tool else 0
-    return node.cost_nanousd
+        return Worst(tool.cost_nanousd if tool else 0, 0)
+    return Worst(node.cost_nanousd, 0)
 
 
 def _price(model: ModelPlan, tokens: int) -> int:
@@ -48,21 +83,100 @@ def _price(model: ModelPlan, tokens: int) -> int:
     return -(-nanousd // MTOK)
 
 
-def admit(run: Run, worst_case: int) -> Granted | Wait | Exhausted:
-    """Decide over one step's worst case against the run's ceiling."""
-    if run.budget_nanousd < 0 or worst_case == 0:
-        return Granted(worst_case)
+def subject_of(step: Step) -> str:
+    """The model or tool whose account and rates a step counts for; empty for functions."""
+    if step.kind is StepKind.LLM or step.kind is StepKind.DECIDE:
+        return f"model/{step.name}"
+    return f"tool/{step.name}" if step.kind is StepKind.TOOL else ""
+
+
+def stopped(stops: dict[str, str], names: Sequence[str]) -> Wait | None:
+    """Whether the spending of somebody that a step counts for was stopped."""
+    for name in names:
+        if name in stops:
+            return Wait(f"stopped/{name}")
+    return None
+
+
+def admit_to_run(root: Run, worst: int) -> Verdict | None:
+    """Decide over one step's worst case against the ceiling of the run that pays."""
+    if root.budget_nanousd < 0 or worst == 0:
+        return None
+    allowed = root.budget_nanousd + root.allowances.get(f"run/{root.id}", _NO_ALLOWANCE).nanousd
     # A sum below 0, where a late outcome came after a correction of the whole run, is no money to spend.
-    free = run.budget_nanousd - max(run.spent_nanousd, 0)
-    if worst_case > free:
+    free = allowed - max(root.spent_nanousd, 0)
+    if worst > free:
         message = (
-            f"the run's budget is {dollars(run.budget_nanousd)}, {dollars(run.spent_nanousd)} is spent, and "
-            f"this step can cost up to {dollars(worst_case)}; raise budget_usd or lower max_tokens"
+            f"the run's budget is {dollars(allowed)}, {dollars(root.spent_nanousd)} is spent, and "
+            f"this step can cost up to {dollars(worst)}; raise budget_usd or lower max_tokens"
         )
-        return Exhausted(f"run/{run.id}", message)
-    if worst_case > free - run.reserved_nanousd:
-        return Wait(f"run/{run.id}")
-    return Granted(worst_case)
+        return Refusal(FailureKind.BUDGET_EXCEEDED, message)
+    if worst > free - root.reserved_nanousd:
+        return Wait(f"run/{root.id}")
+    return None
+
+
+def admit_to_accounts(
+    force: InForce, accounts: Accounts, root: Run, hold: Hold, at_us: int
+) -> Verdict | None:
+    """Decide over a hold against every account above a run; a wait only where none is exhausted."""
+    wait: Wait | None = None
+    for account in accounts.of(root, hold.pool, hold.subject):
+        plan = force.account(account.name)
+        if plan is None or plan.action == Action.DEGRADE:
+            continue
+        verdict = _fits(account, plan, account.seen_at(at_us), root, hold)
+        if isinstance(verdict, Wait):
+            wait = wait or verdict
+        elif verdict is not None:
+            return verdict
+    return wait
+
+
+def _fits(account: Account, plan: AccountPlan, ledger: Ledger, root: Run, hold: Hold) -> Verdict | None:
+    more = root.allowances.get(account.name, _NO_ALLOWANCE)
+    strict = plan.action == Action.STOP
+    waits = False
+    if plan.nanousd >= 0:
+        wanted = hold.nanousd if strict else hold.likely_nanousd
+        held = ledger.held_nanousd if strict else ledger.likely_nanousd
+        free = plan.nanousd + more.nanousd - max(ledger.spent_nanousd, 0)
+        if wanted > free:
+            spent = f"{dollars(ledger.spent_nanousd)} of {dollars(plan.nanousd + more.nanousd)}"
+            return _exhausted(account, plan, spent, dollars(wanted), (wanted - free, 0))
+        waits = wanted > free - held
+    if plan.tokens >= 0:
+        wanted = hold.tokens if strict else hold.likely_tokens
+        held = ledger.held_tokens if strict else ledger.likely_tokens
+        free = plan.tokens + more.tokens - max(ledger.spent_tokens, 0)
+        if wanted > free:
+            spent = f"{ledger.spent_tokens} of {plan.tokens + more.tokens} tokens"
+            return _exhausted(account, plan, spent, f"{wanted} tokens", (0, wanted - free))
+        waits = waits or wanted > free - held
+    return Wait(account.name) if waits else None
+
+
+def _exhausted(
+    account: Account, plan: AccountPlan, spent: str, wanted: str, needed: tuple[int, int]
+) -> Verdict:
+    message = f"the budget {account.name} has spent {spent} in its window, and this step can take {wanted}"
+    if plan.action == Action.PAUSE:
+        shown = {"account": account.name, "needed_nanousd": needed[0], "needed_tokens": needed[1]}
+        values = {key: inline(value) for key, value in shown.items()}
+        return Ask("budget", f"{message}. May this run go beyond it?", plan.owner, _RAISE_FORM, values)
+    return Refusal(FailureKind.BUDGET_EXCEEDED, f"{message}; raise its limit or wait for its next window")
+
+
+_RAISE_FORM = msgspec.json.encode(
+    {
+        "type": "object",
+        "properties": {
+            "usd": {"type": "number", "exclusiveMinimum": 0, "description": "US dollars beyond the limit"},
+            "tokens": {"type": "integer", "minimum": 1, "description": "tokens beyond the limit"},
+        },
+        "additionalProperties": False,
+    }
+)
 
 
 def dollars(nanousd: int) -> str:

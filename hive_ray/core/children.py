@@ -158,6 +158,7 @@ def _child(
         depth=run.depth + 1,
         graph_name=body.name or body.id,
         key=run.key,
+        priority=run.priority,
     )
     return draft(event, StepContent(outputs=given, facts=_facts(body, given)))
 

@@ -16,6 +16,8 @@ class Moment(msgspec.Struct, frozen=True):
     """Microseconds since the epoch."""
     chance: float = 0.5
     """Uniform in [0, 1): jitter."""
+    mono_us: int = 0
+    """Monotonic microseconds: rates."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -37,6 +39,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """Reference to the run's content key, never used before; empty: the controller gives one."""
     plain_digest: str = ""
     """The digest as a state of feature level 1 keeps it, for repeats of what was sent before."""
+    priority: int = 1
+    """Index into ``core.queues.CLASSES``."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -60,6 +64,7 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
     key: bytes = b""
     """As in ``Submit``."""
     plain_digest: str = ""
+    priority: int = 1
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -7,15 +7,11 @@ one command belong in one journal segment.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hive_ray.core import (
-    admission,
-    agent_loop,
-    bounds,
-    children,
+    budgets,
     corrections,
     evolution,
     features,
@@ -33,6 +29,7 @@ from hive_ray.core import (
 )
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
+from hive_ray.core.accounts import names_of
 from hive_ray.core.commands import (
     Cancel,
     Command,
@@ -52,20 +49,22 @@ from hive_ray.core.commands import (
     Signal,
     Submit,
 )
+from hive_ray.core.dispatch import Dispatch
 from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
-    Lease,
-    MemoryGiven,
     Outcome,
     StepContent,
-    StepKind,
     WorkerInfo,
     decode_outcome_content,
 )
+from hive_ray.core.moving import Moving
 from hive_ray.core.parked import Parked, ParkedRuns
-from hive_ray.core.run import Run, Step, StepStatus, Visit
-from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan
+from hive_ray.core.plan import Changes, ControlPlan, InForce
+from hive_ray.core.rates import Bucket, Rates
+from hive_ray.core.run import Run, StepStatus
+from hive_ray.core.settling import SETTLE, holds_of
+from hive_ray.graph.compiled import CompiledGraph
 
 Stands = Run | fleet.Agent | fleet.Fleet | longterm.Entry | longterm.Shelf
 """What a command is about, as it stands afterwards."""
@@ -79,9 +78,10 @@ class Engine:
 
     Args:
         evaluator: evaluates the graphs' conditions.
+        bucket: one step of a token bucket.
     """
 
-    def __init__(self, evaluator: routing.Evaluator) -> None:
+    def __init__(self, evaluator: routing.Evaluator, bucket: Bucket) -> None:
         self.seq = 0
         self.runs: dict[str, Run] = {}
         self.parked = ParkedRuns()
@@ -96,21 +96,22 @@ class Engine:
         """Runs that changed only by what their children cost; whoever takes snapshots empties it."""
         self.successors: dict[str, str] = {}
         """Ended runs to the run that was resumed in their place."""
-        self._unborn: deque[Run] = deque()
-        """Child runs that were submitted and have not begun."""
-        self._untold: deque[Run] = deque()
-        """Child runs that ended and whose parent has not been told."""
-        self._settling = False
         self.fleet = fleet.Fleet()
+        self.force = InForce(ControlPlan(), Changes())
+        self.rates = Rates(bucket)
+        self._charged: dict[str, None] = {}
+        """Accounts that were charged and not looked at since."""
         self.keeping = keeping.Keeping()
         self.graphs: dict[str, CompiledGraph] = {}
-        self._evaluator = evaluator
+        self.evaluator = evaluator
+        self.moving = Moving(self)
+        self.dispatch = Dispatch(self)
         self.sink: Callable[[int, Draft], None] = _nowhere
         """Receives each event with its sequence number, in order, right after it was applied."""
 
     # --- applying events -------------------------------------------------------------------------
 
-    def _record(self, drafts: list[Draft], now: Moment) -> None:
+    def record(self, drafts: list[Draft], now: Moment) -> None:
         """Apply what was decided, in order, and hand it to the sink."""
         at_us = now.wall_us
         for drafted in drafts:
@@ -127,13 +128,21 @@ class Engine:
         if isinstance(event, ev.MemoryWritten | ev.MemoryDeleted):
             self.keeping.shelves.apply(event, content, at_us, seq)
         elif seq > self.fleet.seq:
-            fleet.evolve(self.fleet, event, at_us)
+            fleet.evolve(self.fleet, event, content, at_us)
             self.fleet.seq = seq
+            if isinstance(event, CHANGES_LIMITS):
+                self.force = InForce(self.fleet.plan, self.fleet.changes)
 
     def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
         kind = event.__class__
         run = self.runs.get(event.run)
+        settle = SETTLE.get(kind)
+        root = freed = None
+        if settle is not None and run is not None:
+            root = self.payer(run) if run.parent else run
+            freed = settle(self.fleet.accounts, root, run, event, at_us)
+            self.fleet.seq = seq
         before = indexing.BEFORE.get(kind)
         if before is not None and run is not None:
             before(self.fleet, run, event)
@@ -146,6 +155,10 @@ class Engine:
         after = indexing.AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)
+        if root is not None and kind is not ev.StepStarted:
+            self.dispatch.freed(root, freed)
+            if freed is not None and self.force.limits_accounts:
+                self._charged.update(dict.fromkeys(names_of(root, freed.pool, freed.subject)))
         if run.parent:
             self._note_child(run, event)
 
@@ -214,12 +227,20 @@ class Engine:
             self._evolve_shared(event, content, at_us, seq)
             return
         run = self.runs.get(event.run)
+        settle = SETTLE.get(type(event))
+        if settle is not None and run is not None and seq > self.fleet.seq:
+            # The fleet's item is the last of a snapshot: what it does not show, no run's item shows.
+            settle(self.fleet.accounts, self.payer(run), run, event, at_us)
+            self.fleet.seq = seq
         if run is None or seq > run.seq:
             self._evolve(event, content, at_us, seq)
 
     def restored(self) -> None:
         """After snapshot and replay: make the index from the runs alone."""
         fleet.rebuild(self.fleet, self.runs.values(), self.parked)
+        held = ((self.payer(run), hold) for run in self.runs.values() for hold in holds_of(run))
+        self.fleet.accounts.rehold(held)
+        self.force = InForce(self.fleet.plan, self.fleet.changes)
         self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)
@@ -268,8 +289,9 @@ class Engine:
             del self.in_memory[run.parent]
 
     def family_order(self, names: Iterable[str]) -> list[str]:
-        """Runs with all their ancestors, children first; the fleet (the empty name) stays.
+        """Runs with all their ancestors, children first; the fleet (the empty name) last.
 
+        The fleet's accounts then show whatever a run's item shows.
         A snapshot taken run by run in this order never shows a child's cost that its parent lacks.
         """
         found: dict[str, int] = {}
@@ -280,7 +302,7 @@ class Engine:
                 if run is None or not run.parent:
                     break
                 name = run.parent
-        return sorted(found, key=lambda name: -found[name])
+        return sorted(found, key=lambda name: (not name, -found[name]))
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -306,9 +328,9 @@ class Engine:
         key = sealing.key_for(command, self.fleet.feature_level)
         if isinstance(key, Refused):
             return key
-        self._record([lifecycle.submit(command, self.graphs[command.graph], key, now)], now)
+        self.record([lifecycle.submit(command, self.graphs[command.graph], key, now)], now)
         run = self.runs[command.run]
-        self._begin(run, now)
+        self.moving.begin(run, now)
         return run
 
     def _known(self, command: Submit | Fork) -> Run | Refused | None:
@@ -324,17 +346,6 @@ class Engine:
             if known is not None:
                 return self.runs.get(known.run) or _no_longer_known(command.idempotency_key, known.run)
         return self.runs.get(command.run)
-
-    def _begin(self, run: Run, now: Moment) -> None:
-        """Enter the first node, or go on from where a fork was cut."""
-        graph = self.graphs[run.graph]
-        if not run.serial:
-            self._enter(run, graph, routing.enter_first(run, graph), now)
-        else:
-            for visit in list(run.visits.values()):
-                if not visit.deciding:
-                    self._open_visit(run, graph, visit, now)
-        self._advance(run, now)
 
     def fork(self, command: Fork, now: Moment) -> Run | Refused:
         """Begin a run with the state of another; one that is resumed has one successor."""
@@ -353,10 +364,10 @@ class Engine:
         decided = forking.fork(command, self.graphs[command.graph], key, now)
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
+        self.record(decided, now)
         run = self.runs[command.run]
         self._note_successor(run)
-        self._begin(run, now)
+        self.moving.begin(run, now)
         return run
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
@@ -366,7 +377,7 @@ class Engine:
     def pause(self, command: Pause, now: Moment) -> Run | Refused:
         level = self.fleet.feature_level
         answer = self._on_run(command.run, lambda run: lifecycle.pause(run, command, level), now)
-        for child in self._live_children(command.run):
+        for child in self.live_children(command.run):
             self.pause(Pause(child, command.reason, command.principal), now)
         return answer
 
@@ -375,19 +386,19 @@ class Engine:
         run = self.runs.get(command.run)
         if run is None:
             return _no_run(command.run)
-        family = [one for one in self.runs.values() if one.parent and self._payer(one) is run]
+        family = [one for one in self.runs.values() if one.parent and self.payer(one) is run]
         names = {run.id, *(one.id for one in family)}
         forks = [one for one in self.runs.values() if one.origin is not None and one.origin.run in names]
         decided = lifecycle.forget(run, family, forks, command)
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
+        self.record(decided, now)
         return run
 
     def resume(self, command: Resume, now: Moment) -> Run | Refused:
         """End an operator's pause and every wait at a pause node."""
         answer = self._on_run(command.run, lambda run: lifecycle.resume(run, command), now)
-        for child in self._live_children(command.run):
+        for child in self.live_children(command.run):
             self.resume(Resume(child, command.principal), now)
         if isinstance(answer, Run):
             for visit in list(answer.visits.values()):
@@ -396,7 +407,7 @@ class Engine:
                     self.resolve(Resolve(answer.id, approval, "resume", NOTHING, command.principal), now)
         return answer
 
-    def _live_children(self, run_id: str) -> list[str]:
+    def live_children(self, run_id: str) -> list[str]:
         return list(self.children.get(run_id, ()))
 
     def resolve(self, command: Resolve, now: Moment) -> Run | Refused:
@@ -416,10 +427,10 @@ class Engine:
         decided = people.resolve(run, graph, command, now)
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
+        self.record(decided, now)
         if found is not None and found[1].reason == "pause":
-            self._open_children(run, graph, found[0], now)
-        self._advance(run, now)
+            self.moving.open_children(run, graph, found[0], now)
+        self.moving.advance(run, now)
         return run
 
     def signal(self, command: Signal, now: Moment) -> Run | Refused:
@@ -445,7 +456,7 @@ class Engine:
         decided = corrections.correct(run, command, self._ancestors(run))
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
+        self.record(decided, now)
         return run
 
     def _ancestors(self, run: Run) -> Iterator[Run]:
@@ -462,13 +473,13 @@ class Engine:
         decided = decide(run)
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
-        self._advance(run, now)
+        self.record(decided, now)
+        self.moving.advance(run, now)
         return run
 
     def register(self, command: Register, now: Moment) -> fleet.Agent:
         event = ev.AgentRegistered("", command.name, command.team, command.graph, command.principal)
-        self._record([Draft(event)], now)
+        self.record([Draft(event)], now)
         return self.fleet.agents[f"{command.team}/{command.name}"]
 
     def raise_level(self, command: RaiseLevel, now: Moment) -> fleet.Fleet | Refused:
@@ -480,7 +491,7 @@ class Engine:
                 "invalid", f"the state's feature level is {present}, not {command.level}: {wanted}"
             )
         if command.level != present:
-            self._record([Draft(ev.FeatureLevelRaised("", command.level, command.principal))], now)
+            self.record([Draft(ev.FeatureLevelRaised("", command.level, command.principal))], now)
         return self.fleet
 
     # --- long-term memory ------------------------------------------------------------------------
@@ -520,7 +531,7 @@ class Engine:
         decided = decide(command, shelf, self.keeping.memory)
         if isinstance(decided, Refused):
             return decided
-        self._record(decided, now)
+        self.record(decided, now)
         return None
 
     def command(self, command: Command, now: Moment) -> Stands | Refused:
@@ -534,7 +545,7 @@ class Engine:
         visit = run.visits.get(serial) if run is not None else None
         step = visit.steps.get(call) if visit is not None else None
         if run is not None and step is not None and step.status is StepStatus.BACKOFF:
-            self._record([Draft(ev.TimerFired(run_id, serial, call))], now)
+            self.record([Draft(ev.TimerFired(run_id, serial, call))], now)
 
     def fire_deadlines(self, run_id: str, now: Moment) -> None:
         """End what is overdue in a run: its waits, then the run itself."""
@@ -545,11 +556,11 @@ class Engine:
         for visit in list(run.visits.values()):
             wait = visit.wait
             if wait is not None and wait.deadline_us <= now.wall_us and not run.terminal:
-                self._record(people.expire(run, graph, visit, wait), now)
-                self._advance(run, now)
+                self.record(people.expire(run, graph, visit, wait), now)
+                self.moving.advance(run, now)
         if not run.terminal and not run.waits and run.deadline_us <= now.wall_us and not run.parent:
-            self._record(lifecycle.out_of_time(run, graph), now)
-            self._advance(run, now)
+            self.record(lifecycle.out_of_time(run, graph), now)
+            self.moving.advance(run, now)
 
     # --- workers ---------------------------------------------------------------------------------
 
@@ -568,7 +579,7 @@ class Engine:
             info.process_start,
             info.node,
         )
-        self._record([Draft(event)], now)
+        self.record([Draft(event)], now)
 
     def lose_worker(self, name: str, reason: str, now: Moment) -> None:
         """A worker's process is certainly gone: each of its attempts is retried or asked about."""
@@ -576,7 +587,7 @@ class Engine:
         if worker is None:
             return
         held = list(worker.leases)
-        self._record([sealing.reasoned(ev.WorkerLost("", name, reason), self.fleet.feature_level)], now)
+        self.record([sealing.reasoned(ev.WorkerLost("", name, reason), self.fleet.feature_level)], now)
         for run_id, serial, call, attempt in held:
             message = f"the worker {name} that ran this attempt is gone ({reason})"
             failure = FailureKind.WORKER_LOST
@@ -587,7 +598,7 @@ class Engine:
     def return_lease(self, attempt: fleet.AttemptRef, now: Moment) -> None:
         """A lease that never reached its worker: the attempt did not begin."""
         run_id, serial, call, number = attempt
-        self._record([Draft(ev.LeaseReturned(run_id, serial, call, number))], now)
+        self.record([Draft(ev.LeaseReturned(run_id, serial, call, number))], now)
 
     def is_orphan(self, attempt: fleet.AttemptRef) -> bool:
         """Whether an attempt is under way though its node or run has ended."""
@@ -603,16 +614,11 @@ class Engine:
         step = visit.steps.get(call) if visit is not None else None
         return step is not None and step.attempt == number and step.status is StepStatus.UNKNOWN
 
-    def entry_pool(self, command: Submit) -> str:
-        """The pool in which a new run would first wait; empty if it begins otherwise."""
-        graph = self.graphs[command.graph]
-        return routing.first_step(graph.nodes[graph.entry])[2]
-
-    def prune(self, pool: str) -> None:
-        """Take the entries of runs that ended out of a queue."""
-        queue = self.fleet.queues.get(pool)
-        if queue is not None:
-            self.fleet.queues[pool] = type(queue)(ref for ref in queue if self._ready(ref) is not None)
+    def payer(self, run: Run) -> Run:
+        """The run whose budget pays: a child's costs are its root's."""
+        while run.parent:
+            run = self.runs[run.parent]
+        return run
 
     def report(self, outcome: Outcome, now: Moment, content: StepContent | None = None) -> None:
         """The end of an attempt, and everything that follows from it."""
@@ -622,283 +628,23 @@ class Engine:
         if content is None:
             content = decode_outcome_content(outcome.content)
         if (outcome.memory or content.artifacts) and steps.is_open(run, outcome):
-            root = self._payer(run)
+            root = self.payer(run)
             outcome, content = self.keeping.bounded(root, outcome, content, self.fleet.feature_level)
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, now)
         if outcome.memory:
-            drafts = self.keeping.remembered(self._payer(run), outcome, drafts)
-        self._record(drafts, now)
-        self._advance(run, now)
+            drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
+        self.record(drafts, now)
+        self.moving.advance(run, now)
+        self._warn(now)
 
-    def admit(self, worker: fleet.Worker, now: Moment, most: int) -> list[Lease]:
-        """Lease ready steps of a worker's pool to it, as far as it has room, at most ``most``."""
-        queue = self.fleet.queues.get(worker.pool)
-        leases: list[Lease] = []
-        if not queue:
-            return leases
-        waiting: list[fleet.StepRef] = []
-        exhausted = False
-        while (
-            queue and len(leases) < most and len(waiting) < SCAN_LIMIT and fleet.has_place(self.fleet, worker)
-        ):
-            ref = queue.popleft()
-            found = self._ready(ref)
-            if found is None:
-                continue
-            if found[2].shared_losses and len(worker.leases) >= fleet.company(worker, found[2]):
-                waiting.append(ref)
-                if fleet.is_emptiest(self.fleet, worker):
-                    break
-                continue
-            lease = self._grant(*found, worker, now)
-            if isinstance(lease, Lease):
-                leases.append(lease)
-            elif lease is not None:
-                waiting.append(ref)
-            else:
-                exhausted = True
-        queue.extendleft(reversed(waiting))
-        return self._still_wanted(leases, now) if exhausted else leases
-
-    def _still_wanted(self, leases: list[Lease], now: Moment) -> list[Lease]:
-        """Take back what was leased just before its node failed for want of money; it has not left yet."""
-        wanted: list[Lease] = []
-        for lease in leases:
-            if self.is_orphan(lease.key):
-                self.return_lease(lease.key, now)
-            else:
-                wanted.append(lease)
-        return wanted
-
-    def _ready(self, ref: fleet.StepRef) -> tuple[Run, Visit, Step] | None:
-        run = self.runs.get(ref[0])
-        if run is None or run.paused:
-            return None
-        visit = run.visits.get(ref[1])
-        step = visit.steps.get(ref[2]) if visit is not None else None
-        if visit is None or step is None or step.status is not StepStatus.READY:
-            return None
-        return run, visit, step
-
-    def _grant(
-        self, run: Run, visit: Visit, step: Step, worker: fleet.Worker, now: Moment
-    ) -> Lease | admission.Wait | None:
-        graph = self.graphs[run.graph]
-        node = graph.nodes[visit.node]
-        inputs = self._inputs(run, graph, visit, step)
-        memory = self.keeping.given(self._payer(run), node, step, inputs)
-        if isinstance(memory, remembering.Denied):
-            failure = steps.fail_node(run, node, visit, memory.kind, f"node {node.id}: {memory.message}")
-            self._record([failure], now)
-            self._advance(run, now)
-            return None
-        if memory is not None and step.kind in _SHOWN_MEMORY:
-            inputs = remembering.as_inputs(memory) | inputs
-        payer = self._payer(run)
-        answer = admission.admit(payer, admission.worst_case_nanousd(run, node, visit, step, inputs))
-        if isinstance(answer, admission.Wait):
-            return answer
-        if isinstance(answer, admission.Exhausted):
-            failure = steps.fail_node(run, node, visit, FailureKind.BUDGET_EXCEEDED, answer.message)
-            self._record([failure], now)
-            self._advance(run, now)
-            return None
-        event = ev.StepStarted(
-            run.id,
-            visit.serial,
-            step.call,
-            step.attempt,
-            worker.name,
-            self.fleet.epoch,
-            answer.reserved_nanousd,
-            bounds.checksum(inputs) if visit.loop is not None and step.kind is StepKind.LLM else 0,
-        )
-        self._record([Draft(event)], now)
-        return self._lease(run, graph, visit, step, inputs, memory)
-
-    def _payer(self, run: Run) -> Run:
-        """The run whose budget pays: a child's costs are its root's."""
-        while run.parent:
-            run = self.runs[run.parent]
-        return run
-
-    def _inputs(self, run: Run, graph: CompiledGraph, visit: Visit, step: Step) -> dict[str, Any]:
-        if step.turn >= 0 and visit.loop is not None:
-            return visit.loop.calls[step.turn].arguments
-        if step.kind is StepKind.COLLECT:
-            return children.collect_inputs(visit)
-        return routing.inputs_of(run, graph, visit)
-
-    def _lease(
-        self,
-        run: Run,
-        graph: CompiledGraph,
-        visit: Visit,
-        step: Step,
-        inputs: dict[str, Any],
-        memory: MemoryGiven | None,
-    ) -> Lease:
-        node = graph.nodes[visit.node]
-        loop = visit.loop
-        is_llm = step.kind is StepKind.LLM
-        outputs = loop.outputs if loop is not None and is_llm else {}
-        if step.kind is StepKind.DECIDE:
-            outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
-        timeout_us = node.timeout_us
-        if step.turn >= 0:
-            tool = agent_loop.tool_plan(node, step.name)
-            timeout_us = tool.timeout_us if tool else node.timeout_us
-        return Lease(
-            run.id,
-            visit.serial,
-            step.call,
-            step.attempt,
-            self.fleet.epoch,
-            run.graph,
-            visit.node,
-            step.kind,
-            timeout_us,
-            inputs,
-            step.name,
-            tuple(loop.conversation) if loop is not None and is_llm else (),
-            outputs,
-            node.model.max_tokens if node.model else 0,
-            run.request_id,
-            run.team,
-            run.agent,
-            run.traceparent,
-            self._prompt_limit(run, node, visit, step, inputs),
-            memory,
-            self.fleet.feature_level,
-            run.key,
-        )
-
-    def _prompt_limit(
-        self, run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Any]
-    ) -> int:
-        """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
-        asks = step.kind is StepKind.LLM or step.kind is StepKind.DECIDE
-        if not asks or self._payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
-            return 0
-        return bounds.prompt_bytes(run, node, visit, step, inputs)
-
-    # --- moving on -------------------------------------------------------------------------------
-
-    def _advance(self, run: Run, now: Moment) -> None:
-        """Take a run as far as it goes without another outcome, and its family with it."""
-        self._walk(run, now)
-        if self._unborn or self._untold:
-            self._settle(now)
-
-    def _walk(self, run: Run, now: Moment) -> None:
-        graph = self.graphs[run.graph]
-        while not run.terminal:
-            if run.ended:
-                self._record(routing.leave(run, graph, run.ended[0], self._evaluator), now)
-                continue
-            if run.tokens:
-                entered = routing.enter(run, graph)
-                if entered:
-                    self._enter(run, graph, entered, now)
-                    continue
-            if not self._proceed_visits(run, graph, now):
-                break
-        if not run.terminal:
-            self._record(routing.finish(run, graph), now)
-        if run.id in self.children:
-            self._cancel_orphaned_children(run, now)
-        if run.terminal and run.parent:
-            self._untold.append(run)
-
-    def _settle(self, now: Moment) -> None:
-        """Begin new children and tell the parents of ended ones.
-
-        One after the other rather than nested: a map may have thousands of items that end at once.
-        """
-        if self._settling:
-            return
-        self._settling = True
-        try:
-            while self._unborn or self._untold:
-                if self._untold:
-                    self._tell_parent(self._untold.popleft(), now)
-                else:
-                    self._begin_child(self._unborn.popleft(), now)
-        finally:
-            self._settling = False
-
-    def _begin_child(self, child: Run, now: Moment) -> None:
-        """Unless its parent failed in the meantime; a child of a paused run is born paused."""
-        if child.terminal:
-            return
-        parent = self.runs[child.parent]
-        if parent.paused:
-            paused = ev.RunPaused(child.id, parent.reason)
-            self._record([sealing.reasoned(paused, self.fleet.feature_level)], now)
-        self._begin(child, now)
-
-    def _cancel_orphaned_children(self, run: Run, now: Moment) -> None:
-        for child_id in self._live_children(run.id):
-            child = self.runs[child_id]
-            if run.terminal or child.parent_serial not in run.visits:
-                self.cancel(Cancel(child_id, f"its parent {run.id} went on without it"), now)
-
-    def _proceed_visits(self, run: Run, graph: CompiledGraph, now: Moment) -> bool:
-        """Move agent loops on, and end what nothing can move; whether anything happened."""
-        moved = False
-        for visit in list(run.visits.values()):
-            drafts = agent_loop.proceed(run, graph, visit, now) if visit.loop is not None else []
-            if not drafts and not visit.steps and visit.wait is None:
-                drafts = lifecycle.fail_stuck(run, graph, visit)
-            if drafts:
-                self._record(drafts, now)
-                moved = True
-        return moved
-
-    def _enter(self, run: Run, graph: CompiledGraph, entered: list[Draft], now: Moment) -> None:
-        self._record(entered, now)
-        for drafted in entered:
-            event = drafted.event
-            if run.terminal or not isinstance(event, ev.NodeEntered):
-                continue
-            self._open_visit(run, graph, run.visits[event.serial], now)
-
-    def _open_visit(self, run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> None:
-        """What a visit begins with besides a step."""
-        node = graph.nodes[visit.node]
-        if node.kind in _PLAIN and not node.pause:
-            return
-        if node.kind in routing.LOOPS:
-            self._record([agent_loop.begin(run, graph, visit)], now)
-        self._record(people.ask(run, graph, visit, now), now)
-        self._open_children(run, graph, visit, now)
-
-    def _open_children(self, run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> None:
-        """Begin a map or a subgraph that waits for nobody."""
-        if graph.nodes[visit.node].kind in _WITH_CHILDREN and visit.wait is None:
-            self._open(children.begin(run, graph, visit, self.graphs), now)
-
-    def _open(self, opened: children.Opened, now: Moment) -> None:
-        self._record(opened.parent, now)
-        self._record(opened.children, now)
-        self._unborn.extend(self.runs[born.event.run] for born in opened.children)
-
-    def _tell_parent(self, child: Run, now: Moment) -> None:
-        parent = self.runs[child.parent]
-        visit = parent.visits.get(child.parent_serial)
-        if visit is None or visit.children is None or child.item not in visit.children.live:
-            return
-        graph = self.graphs[parent.graph]
-        self._record(children.child_ended(parent, graph, visit, child), now)
-        if visit.serial in parent.visits:
-            self._open(children.move_window(parent, graph, visit, self.graphs), now)
-        self._walk(parent, now)
+    def _warn(self, now: Moment) -> None:
+        """Tell once in a window of each account that has spent most of its limit."""
+        if self._charged:
+            charged, self._charged = self._charged, {}
+            self.record(budgets.warnings(self.force, self.fleet.accounts, charged), now)
 
 
-_SHOWN_MEMORY = (StepKind.LLM, StepKind.DECIDE)
-"""Steps that find what they read of long-term memory among their inputs."""
-_WITH_CHILDREN = (NodeKind.MAP, NodeKind.SUBGRAPH)
-_PLAIN = (NodeKind.FUNCTION, NodeKind.TOOL, NodeKind.ROUTER, NodeKind.LLM_GENERATE)
+CHANGES_LIMITS = (ev.PlanApplied, ev.BudgetChanged, ev.RateChanged, ev.RunsLimitChanged)
 
 
 def _nowhere(seq: int, drafted: Draft) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
+from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepContent, StepKind, Usage
+from hive_ray.core.plan import AccountPlan, RatePlan
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -44,6 +46,8 @@ class RunSubmitted(Event, frozen=True, gc=False):
     graph_name: str = ""
     key: bytes = b""
     """Reference to the key that seals the run's content; its root's; empty: it stays plain."""
+    priority: int = 1
+    """Index into ``core.queues.CLASSES``."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -87,6 +91,8 @@ class RunForked(Event, frozen=True, gc=False):
     traceparent: str = ""
     graph_name: str = ""
     key: bytes = b""
+    """As in ``RunSubmitted``."""
+    priority: int = 1
     """As in ``RunSubmitted``."""
 
 
@@ -237,6 +243,8 @@ class StepStarted(Event, frozen=True, gc=False):
     reserved_nanousd: int = 0
     inputs: int = 0
     """Checksum of the inputs that an agent loop's LLM is shown; 0 of other steps."""
+    hold: Hold | None = None
+    """What it holds on the accounts above the run; None if it cannot cost anything."""
 
 
 class LeaseReturned(Event, frozen=True, gc=False):
@@ -328,6 +336,7 @@ class LateOutcome(Event, frozen=True, gc=False):
     """As in ``StepFailed``."""
     overrun_nanousd: int = 0
     """As in ``StepSucceeded``."""
+    usage: Usage | None = None
 
 
 class CostCorrected(Event, frozen=True, gc=False):
@@ -341,6 +350,15 @@ class CostCorrected(Event, frozen=True, gc=False):
     """0, as ``call`` and ``attempt``: the run as a whole."""
     call: int = 0
     attempt: int = 0
+    principal: str = ""
+
+
+class AllowanceGranted(Event, frozen=True, gc=False):
+    """A person lets a run spend beyond an account's limit."""
+
+    account: str
+    nanousd: int
+    tokens: int
     principal: str = ""
 
 
@@ -410,6 +428,73 @@ class FeatureLevelRaised(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+class PlanApplied(Event, frozen=True, gc=False):
+    """What ``hive.yaml`` says about control is in force. Content: ``state`` is the plan."""
+
+    digest: str
+    principal: str = ""
+
+
+class BudgetChanged(Event, frozen=True, gc=False):
+    """A person changed an account's limits. Content: ``message`` (why)."""
+
+    account: str
+    plan: AccountPlan | None
+    """None: the plan's own limits hold again."""
+    principal: str = ""
+
+
+class RateChanged(Event, frozen=True, gc=False):
+    """A person changed the rates of a pool, a model or a tool. Content: as in ``BudgetChanged``."""
+
+    name: str
+    plan: RatePlan | None
+    principal: str = ""
+
+
+class RunsLimitChanged(Event, frozen=True, gc=False):
+    """A person changed how many runs may be under way. Content: as in ``BudgetChanged``."""
+
+    name: str
+    """``team/NAME`` or ``agent/TEAM/NAME``."""
+    runs: int
+    """-1: the plan's own limit holds again; 0: no limit."""
+    principal: str = ""
+
+
+class BudgetWarned(Event, frozen=True, gc=False):
+    """An account has spent most of its limit in a window."""
+
+    account: str
+    window_us: int
+    spent_nanousd: int
+    spent_tokens: int
+    limit_nanousd: int
+    limit_tokens: int
+
+
+class SpendingStopped(Event, frozen=True, gc=False):
+    """No step of a team, an agent, a workflow or a pool starts any more. Content: ``message`` (why)."""
+
+    scope: str
+    principal: str = ""
+
+
+class SpendingAllowed(Event, frozen=True, gc=False):
+    scope: str
+    principal: str = ""
+
+
+class MaintenanceBegan(Event, frozen=True, gc=False):
+    """Nothing new is admitted; what was accepted goes on. Content: ``message`` (why)."""
+
+    principal: str = ""
+
+
+class MaintenanceEnded(Event, frozen=True, gc=False):
+    principal: str = ""
+
+
 # --- long-term memory ----------------------------------------------------------------------------
 
 
@@ -450,6 +535,8 @@ EVENTS: dict[str, type[Event]] = {
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
+        PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
+        SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
     )
 }  # fmt: skip
 

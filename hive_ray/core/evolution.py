@@ -9,10 +9,12 @@ import msgspec
 
 from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
+from hive_ray.core.holds import Hold
 from hive_ray.core.messages import ERASED, StepContent, StepKind, Turn, Usage
 from hive_ray.core.run import (
     ERROR_KEY,
     ITEMS,
+    Allowance,
     Change,
     Children,
     Correction,
@@ -67,6 +69,7 @@ def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
         memory=dict(content.outputs),
         facts=dict(content.facts),
         key=event.key,
+        priority=event.priority,
     )
 
 
@@ -92,6 +95,7 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     run.principal = event.principal
     run.traceparent = event.traceparent
     run.budget_nanousd = event.budget_nanousd
+    run.priority = event.priority
     run.origin = event.origin
     if run.shelf is not None:
         run.shelf.owner = run.id
@@ -124,6 +128,7 @@ def _step_started(run: Run, event: ev.StepStarted, content: StepContent, at_us: 
     step.worker = event.worker
     step.reserved_nanousd = event.reserved_nanousd
     step.inputs = event.inputs
+    step.hold = event.hold
     run.reserved_nanousd += event.reserved_nanousd
     run.attempts += 1
     run.status = RunStatus.RUNNING
@@ -143,6 +148,7 @@ def _lease_returned(run: Run, event: ev.LeaseReturned, content: StepContent, at_
 def _release(run: Run, step: Step) -> None:
     run.reserved_nanousd -= step.reserved_nanousd
     step.reserved_nanousd = 0
+    step.hold = None
     step.worker = ""
 
 
@@ -155,7 +161,7 @@ def _step_succeeded(run: Run, event: ev.StepSucceeded, content: StepContent, at_
     if content.artifacts and not run.parent:
         keep_artifacts(run, event, content, at_us)
     if run.unseen and not event.resolved_by:
-        run.unseen.pop(attempt_key(event.serial, event.call, event.attempt), None)
+        _see(run, attempt_key(event.serial, event.call, event.attempt))
     if step.kind is StepKind.DECIDE:
         _close(run, visit, Ended(visit, chosen=content.chosen))
     elif visit.loop is not None:
@@ -204,19 +210,28 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
 
 def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:
     step = run.visits[event.serial].steps[event.call]
+    hold = step.hold
     _release(run, step)
-    _charge_failed(run, event)
+    _charge_failed(run, event, hold)
     step.status = StepStatus.BACKOFF
 
 
-def _charge_failed(run: Run, event: ev.StepFailed | ev.LateOutcome) -> None:
+def _charge_failed(run: Run, event: ev.StepFailed | ev.LateOutcome, hold: Hold | None) -> None:
     run.spent_nanousd += event.cost_nanousd
     run.overrun_nanousd += event.overrun_nanousd
     key = attempt_key(event.serial, event.call, event.attempt)
     if event.unseen:
         run.unseen[key] = event.cost_nanousd
+        if hold is not None:
+            run.unseen_holds[key] = hold
     elif run.unseen:
-        run.unseen.pop(key, None)
+        _see(run, key)
+
+
+def _see(run: Run, attempt: str) -> None:
+    """What became of an attempt is known after all."""
+    run.unseen.pop(attempt, None)
+    run.unseen_holds.pop(attempt, None)
 
 
 def _tool_turn_failed(loop: Loop, step: Step, message: str) -> None:
@@ -265,7 +280,8 @@ def _begin_turn(loop: Loop) -> None:
 
 
 def _late_outcome(run: Run, event: ev.LateOutcome, content: StepContent, at_us: int) -> None:
-    _charge_failed(run, event)
+    orphan = run.orphans.get(attempt_key(event.serial, event.call, event.attempt))
+    _charge_failed(run, event, orphan.hold if orphan is not None else None)
     _forget_orphan(run, event.serial, event.call, event.attempt)
 
 
@@ -387,8 +403,8 @@ def _map_progressed(run: Run, event: ev.MapProgressed, content: StepContent, at_
 def _approval_requested(run: Run, event: ev.ApprovalRequested, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
     run.status = RunStatus.RUNNING
-    if event.reason == "outcome_unknown":
-        visit.steps[event.call].status = StepStatus.UNKNOWN
+    if event.reason in ASKED_OF_STEPS:
+        visit.steps[event.call].status = ASKED_OF_STEPS[event.reason]
     wait_more(run, 1, at_us)
     visit.wait = Wait(
         event.approval,
@@ -418,9 +434,24 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
             said = content.outputs["said"]
             visit.loop.conversation.append(Turn("user", said))
             visit.loop.appended_bytes += said.size
+    if wait.reason in HOLDING and event.decision in ("approve", "edit"):
+        step = visit.steps[wait.call]
+        step.status = StepStatus.READY
+        step.cleared = wait.approval
     if wait.reason == "outcome_unknown":
         step = visit.steps[wait.call]
         run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
+
+
+HOLDING = ("policy", "budget")
+"""Questions about a step that may not start before they are answered."""
+ASKED_OF_STEPS = dict.fromkeys(HOLDING, StepStatus.HELD) | {"outcome_unknown": StepStatus.UNKNOWN}
+"""What a question makes of the step that it is about."""
+
+
+def _allowance_granted(run: Run, event: ev.AllowanceGranted, content: StepContent, at_us: int) -> None:
+    had = run.allowances.get(event.account, Allowance())
+    run.allowances[event.account] = Allowance(had.nanousd + event.nanousd, had.tokens + event.tokens)
 
 
 def wait_more(run: Run, change: int, at_us: int) -> None:
@@ -469,7 +500,7 @@ def _orphan_steps(run: Run, visit: Visit) -> None:
     for step in visit.steps.values():
         if step.status is StepStatus.LEASED:
             key = attempt_key(visit.serial, step.call, step.attempt)
-            run.orphans[key] = Orphan(step.worker, step.reserved_nanousd)
+            run.orphans[key] = Orphan(step.worker, step.reserved_nanousd, step.hold)
     visit.steps = {}
 
 
@@ -550,4 +581,5 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.MemoryWritten: _memory_changed,
     ev.MemoryDeleted: _memory_changed,
     ev.RunForgotten: _run_forgotten,
+    ev.AllowanceGranted: _allowance_granted,
 }

@@ -16,7 +16,7 @@ LATEST = 2
 
 GAINS = {
     2: "sealed content, forks and resumed runs, corrections of the ledger, history in Parquet files, "
-    "artifacts, long-term memory",
+    "artifacts, long-term memory, budgets above runs and all else of the control plane",
 }
 """What each level lets a state hold."""
 
@@ -35,6 +35,8 @@ def refuse(command: Command, present: int) -> Refused | None:
     return needs(needed[0], present, needed[1]) if needed is not None else None
 
 
+CONTROLLED = 2
+"""Accounts above runs, and whatever else the control plane keeps."""
 SEALED = 2
 """Content may be sealed, reasons in free text are content, and runs can be forgotten."""
 

@@ -6,17 +6,21 @@ index from the runs alone.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from hive_ray.core import events as ev
+from hive_ray.core.accounts import Accounts
+from hive_ray.core.messages import StepContent
 from hive_ray.core.parked import Parked
+from hive_ray.core.plan import Changes, ControlPlan, decode_plan
+from hive_ray.core.queues import Queue, StepRef
 from hive_ray.core.run import Run, Step, StepStatus
 
-StepRef = tuple[str, int, int]
-"""(run, serial, call)."""
+WAKE_MOST = 64
+"""Steps that try again when something is released."""
 AttemptRef = tuple[str, int, int, int]
 
 
@@ -55,8 +59,10 @@ class Agent(msgspec.Struct, frozen=True, array_like=True):
 
 class Fleet(msgspec.Struct):
     workers: dict[str, Worker] = {}
-    queues: dict[str, deque[StepRef]] = {}
-    """Ready steps by pool, first in first out. An entry may be stale: check when taking it."""
+    queues: dict[str, Queue] = {}
+    """Ready steps by pool. An entry may be stale: check when taking it. Made again by ``rebuild``."""
+    weights: dict[str, int] = {}
+    """Shares of teams in a pool, of those that do not have 1."""
     submissions: dict[str, Submission] = {}
     """``team/key`` to the run that it made."""
     agents: dict[str, Agent] = {}
@@ -69,9 +75,18 @@ class Fleet(msgspec.Struct):
     seq: int = 0
     feature_level: int = 1
     """See ``core.features``."""
+    accounts: Accounts = msgspec.field(default_factory=Accounts)
+    plan: ControlPlan = ControlPlan()
+    plan_digest: str = ""
+    changes: Changes = msgspec.field(default_factory=Changes)
+    """What people changed since the plan was applied."""
+    stopped: dict[str, str] = {}
+    """Scopes whose spending is stopped, and by whom."""
+    maintenance: str = ""
+    """Who has set it up to admit nothing new; empty: nobody."""
 
 
-def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
+def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> None:
     """Apply one event of the fleet's own; events of runs do not come here."""
     match event:
         case ev.WorkerAttached():
@@ -95,7 +110,64 @@ def evolve(fleet: Fleet, event: ev.Event, at_us: int) -> None:
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
         case _:
+            _evolve_control(fleet, event, content)
+
+
+def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent) -> None:
+    match event:
+        case ev.PlanApplied():
+            _apply_plan(fleet, decode_plan(content.state), event.digest)
+        case ev.BudgetChanged():
+            _change(fleet.changes.accounts, event.account, event.plan)
+        case ev.RateChanged():
+            _change(fleet.changes.rates, event.name, event.plan)
+        case ev.RunsLimitChanged():
+            _change(fleet.changes.runs, event.name, event.runs if event.runs >= 0 else None)
+        case ev.BudgetWarned():
+            fleet.accounts.get(event.account).warned = True
+        case ev.SpendingStopped():
+            fleet.stopped[event.scope] = event.principal or "operator"
+        case ev.SpendingAllowed():
+            fleet.stopped.pop(event.scope, None)
+        case ev.MaintenanceBegan():
+            fleet.maintenance = event.principal or "operator"
+        case ev.MaintenanceEnded():
+            fleet.maintenance = ""
+        case _:
             raise KeyError(f"{type(event).__name__} is not an event of the fleet")
+
+
+Plan = TypeVar("Plan")
+
+
+def _change(changes: dict[str, Plan], name: str, plan: Plan | None) -> None:
+    if plan is None:
+        changes.pop(name, None)
+    else:
+        changes[name] = plan
+
+
+def _apply_plan(fleet: Fleet, plan: ControlPlan, digest: str) -> None:
+    """What people changed stays, but for what the new plan says otherwise than the old one did."""
+    old = fleet.plan
+    for name in _differing(old.accounts, plan.accounts):
+        fleet.changes.accounts.pop(name, None)
+    for name in _differing(old.rates, plan.rates):
+        fleet.changes.rates.pop(name, None)
+    for name in _differing(old.runs, plan.runs):
+        fleet.changes.runs.pop(name, None)
+    fleet.plan, fleet.plan_digest = plan, digest
+    take_weights(fleet)
+
+
+def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
+def take_weights(fleet: Fleet) -> None:
+    """The queues share by the plan's weights; they hold the same mapping."""
+    fleet.weights.clear()
+    fleet.weights.update(fleet.plan.weights)
 
 
 def note_submission(fleet: Fleet, run: Run) -> None:
@@ -115,17 +187,24 @@ def forget_old_submissions(fleet: Fleet, before_us: int) -> None:
         del fleet.submissions[key]
 
 
-def enqueue(fleet: Fleet, pool: str, step: StepRef) -> None:
+def enqueue(fleet: Fleet, run: Run, pool: str, step: StepRef) -> None:
     queue = fleet.queues.get(pool)
     if queue is None:
-        queue = fleet.queues[pool] = deque()
-    queue.append(step)
+        queue = fleet.queues[pool] = Queue(fleet.weights)
+    queue.put(step, run.team, run.priority)
+
+
+def wake(fleet: Fleet, resource: str, most: int = WAKE_MOST) -> None:
+    """Something was released: the first of those that wait for it try again."""
+    for queue in fleet.queues.values():
+        if queue.aside:
+            queue.wake(resource, most)
 
 
 def dequeue(fleet: Fleet, run: Run) -> None:
     """Take out a run's ready steps: a run that is paused and resumed must not stand in line twice."""
     for pool, step in ready_steps(run):
-        fleet.queues[pool].remove(step)
+        fleet.queues[pool].remove(step, run.team, run.priority)
 
 
 def grant(fleet: Fleet, worker: str, attempt: AttemptRef, step: Step | None = None) -> None:
@@ -196,6 +275,7 @@ def leased_steps(run: Run) -> list[tuple[str, AttemptRef]]:
 def rebuild(fleet: Fleet, runs: Iterable[Run], parked: Mapping[str, Parked]) -> None:
     """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
     fleet.queues = {}
+    take_weights(fleet)
     fleet.suspects = {}
     for worker in fleet.workers.values():
         worker.leases = {}
@@ -203,7 +283,7 @@ def rebuild(fleet: Fleet, runs: Iterable[Run], parked: Mapping[str, Parked]) -> 
     fleet.submissions = _submissions(ordered, parked)
     for run in ordered:
         for pool, step in ready_steps(run):
-            enqueue(fleet, pool, step)
+            enqueue(fleet, run, pool, step)
         for worker, attempt in leased_steps(run):
             if worker in fleet.workers:
                 visit = run.visits.get(attempt[1])
@@ -231,6 +311,12 @@ def encode_fleet(fleet: Fleet) -> bytes:
             epoch=fleet.epoch,
             seq=fleet.seq,
             feature_level=fleet.feature_level,
+            accounts=fleet.accounts.facts(),
+            plan=fleet.plan,
+            plan_digest=fleet.plan_digest,
+            changes=fleet.changes,
+            stopped=fleet.stopped,
+            maintenance=fleet.maintenance,
         )
     )
 

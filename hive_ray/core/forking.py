@@ -428,6 +428,7 @@ def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> list[D
         command.traceparent,
         graph.name or graph.id,
         key,
+        command.priority,
     )
     state = runs.decode_run(command.content.state)
     turns = runs.part_turns(state)

@@ -46,12 +46,12 @@ def _grant_lease(index: fleet.Fleet, run: Run, event: ev.StepStarted) -> None:
 
 def _enqueue_first(index: fleet.Fleet, run: Run, event: ev.NodeEntered) -> None:
     if event.step and not run.paused:
-        fleet.enqueue(index, event.pool, (event.run, event.serial, 0))
+        fleet.enqueue(index, run, event.pool, (event.run, event.serial, 0))
 
 
 def _enqueue_next(index: fleet.Fleet, run: Run, event: ev.StepQueued) -> None:
     if not run.paused:
-        fleet.enqueue(index, event.pool, (event.run, event.serial, event.call))
+        fleet.enqueue(index, run, event.pool, (event.run, event.serial, event.call))
 
 
 def _enqueue_again(index: fleet.Fleet, run: Run, event: Any) -> None:
@@ -60,7 +60,16 @@ def _enqueue_again(index: fleet.Fleet, run: Run, event: Any) -> None:
         return
     step = visit.steps[event.call]
     if step.status is StepStatus.READY:
-        fleet.enqueue(index, step.pool, (event.run, event.serial, event.call))
+        fleet.enqueue(index, run, step.pool, (event.run, event.serial, event.call))
+
+
+def _enqueue_cleared(index: fleet.Fleet, run: Run, event: ev.ApprovalResolved) -> None:
+    """A step that was held may start; the others of its visit may ask now."""
+    visit = run.visits.get(event.serial)
+    for step in visit.steps.values() if visit is not None and not run.paused else ():
+        if step.status is StepStatus.READY and step.cleared == event.approval:
+            fleet.enqueue(index, run, step.pool, (event.run, event.serial, step.call))
+    fleet.wake(index, f"approval/{event.run}.{event.serial}")
 
 
 def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
@@ -69,7 +78,7 @@ def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
 
 def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunForked) -> None:
     for pool, step in fleet.ready_steps(run):
-        fleet.enqueue(index, pool, step)
+        fleet.enqueue(index, run, pool, step)
 
 
 Indexer = Callable[[fleet.Fleet, Run, Any], None]
@@ -93,5 +102,6 @@ AFTER: dict[type[ev.Event], Indexer] = {
     ev.TimerFired: _enqueue_again,
     ev.LeaseReturned: _enqueue_again,
     ev.RunResumed: _enqueue_all,
+    ev.ApprovalResolved: _enqueue_cleared,
 }
 """What an event puts into the index, once it is applied."""

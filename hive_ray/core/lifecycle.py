@@ -36,6 +36,7 @@ def submit(command: Submit, graph: CompiledGraph, key: bytes, now: Moment) -> Dr
         command.traceparent,
         graph_name=graph.name or graph.id,
         key=key,
+        priority=command.priority,
     )
     return draft(event, command.content)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 
 import msgspec
 
-from hive_ray.core.run import Run, RunStatus, StepStatus, status_of
+from hive_ray.core.run import STILL, Run, RunStatus, StepStatus, status_of
 
 
 class Kind(msgspec.Struct, frozen=True, array_like=True):
@@ -184,7 +184,7 @@ def may_park(run: Run) -> bool:
 def _is_still(run: Run) -> bool:
     for visit in run.visits.values():
         # A step that is ready moves, unless the whole run is paused.
-        still = (StepStatus.UNKNOWN, StepStatus.READY) if run.paused else (StepStatus.UNKNOWN,)
+        still = STILL | {StepStatus.READY} if run.paused else STILL
         if any(step.status not in still for step in visit.steps.values()):
             return False
         if visit.children is not None and visit.children.live:

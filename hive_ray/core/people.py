@@ -6,10 +6,11 @@ one is a conflict. A wait that nobody ends in time expires.
 
 from __future__ import annotations
 
-from hive_ray.core import agent_loop, steps
+from hive_ray.core import agent_loop, held, steps
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment, Refused, Resolve
 from hive_ray.core.events import Draft, draft
+from hive_ray.core.evolution import HOLDING
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
 from hive_ray.core.routing import first_step, inputs_of, losing_keys
@@ -22,6 +23,8 @@ ANSWERS = {
     "client": ("answer", "complete"),
     "outcome_unknown": ("happened", "did_not_happen", "abort"),
     "pause": ("resume",),
+    "budget": ("approve", "reject"),
+    "policy": ("approve", "reject", "edit"),
 }
 
 
@@ -68,6 +71,10 @@ def resolve(run: Run, graph: CompiledGraph, command: Resolve, now: Moment) -> li
     )
     said = agent_loop.is_conversation(graph.nodes[visit.node], visit)
     resolved = draft(event, command.content, said)
+    if wait.reason in HOLDING:
+        node = graph.nodes[visit.node]
+        after = held.answered(run, node, visit, wait, command.decision, command.content, command.principal)
+        return [resolved, *after]
     return [resolved, *_after_answer(run, graph, visit, wait, command.decision, command.content, now)]
 
 

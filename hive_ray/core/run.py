@@ -14,6 +14,7 @@ import msgspec
 
 from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
+from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepKind, ToolCall, Turn
 from hive_ray.core.values import Value
 
@@ -45,6 +46,12 @@ class StepStatus(IntEnum):
     """Waits for a timer."""
     UNKNOWN = 3
     """May have happened; waits for a human."""
+    HELD = 4
+    """Waits for a person's word before it may start."""
+
+
+STILL = frozenset({StepStatus.UNKNOWN, StepStatus.HELD})
+"""A step in one of these moves by a person only."""
 
 
 class Step(msgspec.Struct, array_like=True):
@@ -67,6 +74,10 @@ class Step(msgspec.Struct, array_like=True):
     """As in ``RetryScheduled``: makes it a suspect, which shares a worker with ever fewer others."""
     lone_losses: int = 0
     """As in ``RetryScheduled``: only these count against its retries."""
+    hold: Hold | None = None
+    """Of the attempt under way, if it can cost anything."""
+    cleared: str = ""
+    """What a person allowed: its approval. It is not asked for again."""
 
 
 class Loop(msgspec.Struct, array_like=True):
@@ -176,6 +187,7 @@ class Orphan(msgspec.Struct, array_like=True):
 
     worker: str
     reserved_nanousd: int
+    hold: Hold | None = None
 
 
 class Correction(msgspec.Struct, array_like=True, frozen=True):
@@ -183,6 +195,13 @@ class Correction(msgspec.Struct, array_like=True, frozen=True):
 
     nanousd: int
     attempt: str
+
+
+class Allowance(msgspec.Struct, array_like=True, frozen=True):
+    """What a run may spend beyond an account's limit."""
+
+    nanousd: int = 0
+    tokens: int = 0
 
 
 class Writer(msgspec.Struct, array_like=True):
@@ -281,6 +300,12 @@ class Run(msgspec.Struct):
     """What its steps and those of its child runs made; a child run has none itself."""
     shelf: longterm.Shelf | None = None
     """Its own long-term memory, which its child runs share."""
+    priority: int = 1
+    """Index into ``core.queues.CLASSES``."""
+    unseen_holds: dict[str, Hold] = {}
+    """Of the attempts in ``unseen``: the windows in which they were charged."""
+    allowances: dict[str, Allowance] = {}
+    """By account: what people let this run spend beyond its limit."""
 
     @property
     def terminal(self) -> bool:
@@ -338,7 +363,7 @@ def note_segment(run: Run, number: int, compacted: int) -> None:
 
 def has_live_steps(visit: Visit) -> bool:
     """Whether one of its steps goes on without a person."""
-    return any(step.status is not StepStatus.UNKNOWN for step in visit.steps.values())
+    return any(step.status not in STILL for step in visit.steps.values())
 
 
 def root_of(run_id: str) -> str:

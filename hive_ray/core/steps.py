@@ -75,6 +75,7 @@ def _late(run: Run, outcome: Outcome) -> list[Draft]:
         contradicts,
         unseen,
         _overrun(run, outcome, orphan.reserved_nanousd if orphan else 0),
+        outcome.usage,
     )
     return [Draft(event)]
 
@@ -192,9 +193,7 @@ def failed(
     if may_repeat and _retries(node, step, kind) and _has_retries_left(node, step, outcome):
         drafts.append(_retry(run, node, visit, step, outcome, now))
     elif step.turn >= 0:
-        failure = ev.ToolCallFailed(run.id, visit.serial, step.call, kind)
-        told = StepContent(message=f"{kind}: {message}")
-        drafts.append(draft(failure, told, agent_loop.is_conversation(node, visit, step)))
+        drafts.append(tool_call_failed(run, node, visit, step, kind, message))
     else:
         drafts.append(fail_node(run, node, visit, kind, message))
     return drafts
@@ -219,6 +218,15 @@ def _step_failed(
     # What a loop's tool says of its failure goes to the LLM; why an LLM failed is told to people.
     said = step.turn >= 0 and agent_loop.is_conversation(node, visit, step)
     return draft(event, StepContent(message=message), said)
+
+
+def tool_call_failed(
+    run: Run, node: NodePlan, visit: Visit, step: Step, kind: FailureKind | str, message: str
+) -> Draft:
+    """A tool call of an agent loop fails for good: its LLM is told."""
+    failure = ev.ToolCallFailed(run.id, visit.serial, step.call, str(kind))
+    told = StepContent(message=f"{kind}: {message}")
+    return draft(failure, told, agent_loop.is_conversation(node, visit, step))
 
 
 def fail_node(run: Run, node: NodePlan, visit: Visit, kind: FailureKind | str, message: str) -> Draft:

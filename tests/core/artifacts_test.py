@@ -81,7 +81,7 @@ def test_children_leave_their_artifacts_with_the_root():
     middle = chain(nested("inner", body), id="middle", subgraphs=(body,))
     told = story(chain(mapping("each", "list", middle), subgraphs=(middle,)))
     told.submit(input={"list": [1, 2]})
-    for lease in told.engine.admit(told.engine.fleet.workers["function-1"], told.now, 9):
+    for lease in told.engine.dispatch.admit(told.engine.fleet.workers["function-1"], told.now, 9):
         make(told, lease, artifact(lease.run), draw=1)
 
     root = told.engine.runs["r"]

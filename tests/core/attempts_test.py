@@ -482,9 +482,9 @@ def test_leases_never_pass_a_workers_slots():
     for number in range(5):
         story.submit(run=f"r{number}")
 
-    assert len(story.engine.admit(story.engine.fleet.workers["function-1"], story.now, 100)) == 2
+    assert len(story.engine.dispatch.admit(story.engine.fleet.workers["function-1"], story.now, 100)) == 2
     story.attach("other", slots=2)
-    assert len(story.engine.admit(story.engine.fleet.workers["other"], story.now, 100)) == 2
+    assert len(story.engine.dispatch.admit(story.engine.fleet.workers["other"], story.now, 100)) == 2
 
 
 def test_a_step_that_waits_for_money_does_not_hold_back_other_runs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hive_ray.control import buckets
 from hive_ray.core import features
 from hive_ray.core.commands import Moment, RaiseLevel, Refused
 from hive_ray.core.engine import Engine
@@ -15,7 +16,7 @@ NOW = Moment(1_000)
 
 def test_a_state_of_the_first_release_stays_at_its_level_until_it_is_raised():
     """Nothing but the command raises it, and repeating the command writes no event."""
-    engine = Engine(Facts())
+    engine = Engine(Facts(), buckets.take)
     assert engine.fleet.feature_level == features.FIRST
 
     assert isinstance(engine.raise_level(RaiseLevel(features.LATEST), NOW), Fleet)
@@ -28,7 +29,7 @@ def test_a_state_of_the_first_release_stays_at_its_level_until_it_is_raised():
 
 def test_a_level_is_neither_lowered_nor_raised_beyond_what_this_release_knows():
     """Both are refused, and change nothing."""
-    engine = Engine(Facts())
+    engine = Engine(Facts(), buckets.take)
     engine.raise_level(RaiseLevel(features.LATEST), NOW)
 
     for level in (features.FIRST, features.LATEST + 1):

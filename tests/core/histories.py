@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from hypothesis import strategies as st
 
+from hive_ray.control import buckets
 from hive_ray.core import events as ev
 from hive_ray.core import forking
 from hive_ray.core.artifacts import Artifact, ArtifactBounds
@@ -112,7 +113,7 @@ class History(Story):
         workers = list(self.engine.fleet.workers.values())
         if not workers:
             return
-        for lease in self.engine.admit(workers[a % len(workers)], self.now, 1 + b % 3):
+        for lease in self.engine.dispatch.admit(workers[a % len(workers)], self.now, 1 + b % 3):
             step = self.engine.runs[lease.run].visits[lease.serial].steps[lease.call]
             self._held.append((lease, step.reserved_nanousd))
         self.check()
@@ -408,7 +409,7 @@ class Snapshot:
                 self._items[name] = data
 
     def restore(self, story: Story) -> Engine:
-        engine = Engine(Facts())
+        engine = Engine(Facts(), buckets.take)
         for plan in story.graphs:
             engine.add_graph(plan)
         for name, item in self._items.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hive_ray.control import buckets
 from hive_ray.core.commands import Moment, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.messages import StepContent
@@ -22,7 +23,7 @@ def submit(engine: Engine, run: str, digest: str) -> Run | Refused:
 
 
 def fresh() -> Engine:
-    engine = Engine(Evaluator())
+    engine = Engine(Evaluator(), buckets.take)
     engine.add_graph(GRAPH)
     return engine
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from hive_ray.core import fleet
+from hive_ray.core.accounts import names_of
 from hive_ray.core.engine import Engine
 from hive_ray.core.run import TERMINAL, Run, StepStatus, decode_run, encode_run
+from hive_ray.core.settling import holds_of
 
 
 def check(engine: Engine) -> None:
@@ -19,8 +21,9 @@ def check(engine: Engine) -> None:
         assert decode_run(encode_run(run)) == run, "a snapshot of the run gives the run back"
     assert not engine.runs.keys() & engine.parked.keys(), "a run is in memory or parked"
     _leases(engine)
+    _accounts(engine)
     _queues(engine)
-    assert not engine._unborn and not engine._untold  # pyright: ignore[reportPrivateUsage]
+    assert engine.moving.idle
 
 
 def families(engine: Engine) -> dict[str, list[Run]]:
@@ -75,6 +78,18 @@ def _leases(engine: Engine) -> None:
         assert len(worker.leases) <= min(limits.values(), default=worker.slots), f"company on {worker.name}"
         assert sorted(worker.leases) == sorted(held.pop(worker.name, [])), f"leases of {worker.name}"
     assert not held, f"leased to workers that are gone: {held}"
+
+
+def _accounts(engine: Engine) -> None:
+    """What is held on each account is what the attempts under way hold."""
+    held: dict[str, int] = {}
+    for run in engine.runs.values():
+        for hold in holds_of(run):
+            for name in names_of(engine.payer(run), hold.pool, hold.subject):
+                held[name] = held.get(name, 0) + hold.nanousd
+    for name, account in engine.fleet.accounts.by_name.items():
+        kept = sum(ledger.held_nanousd for ledger in (account.present, *account.past.values()))
+        assert kept == held.get(name, 0), f"{name}: {kept} held, {held.get(name, 0)} by attempts"
 
 
 def _suspects(engine: Engine, worker: fleet.Worker) -> dict[fleet.AttemptRef, int]:

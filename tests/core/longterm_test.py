@@ -251,7 +251,7 @@ def test_a_conflict_of_an_idempotent_step_is_tried_again_on_fresh_values():
     told = story(chain(node("count", memory=plans("agent:n"), retry=RetryPlan(max_retries=3))))
     told.submit(run="r")
     told.submit(run="s")
-    leases = list(told.engine.admit(told.engine.fleet.workers["function-1"], told.now, 2))
+    leases = list(told.engine.dispatch.admit(told.engine.fleet.workers["function-1"], told.now, 2))
     for lease in leases:
         remember(told, lease, write("agent:n", 1, 0))
     told.pass_time(60_000_000)

@@ -108,7 +108,7 @@ def test_a_suspect_is_not_starved_by_a_stream_of_others():
     for name in ("f0", "f1"):
         story.submit(FINE, name)
     story.attach("function-2", slots=2)
-    first, second = story.engine.admit(story.engine.fleet.workers["function-2"], story.now, 9)
+    first, second = story.engine.dispatch.admit(story.engine.fleet.workers["function-2"], story.now, 9)
     story.pass_time(60_000_000)
     for number in range(2, 9):
         story.submit(FINE, f"f{number}")

@@ -58,4 +58,4 @@ def test_runs_are_encoded_children_first_with_all_their_ancestors():
     """Also ancestors that have not changed since the last snapshot."""
     engine = family().engine
 
-    assert engine.family_order(["", "r_1-0_1-0"]) == ["r_1-0_1-0", "r_1-0", "", "r"]
+    assert engine.family_order(["", "r_1-0_1-0"]) == ["r_1-0_1-0", "r_1-0", "r", ""]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.control import buckets
 from hive_ray.core import features, forking
 from hive_ray.core.commands import (
     Cancel,
@@ -65,7 +66,7 @@ class Story:
     """One engine; after every command the invariants are checked."""
 
     def __init__(self, *graphs: CompiledGraph, slots: int = 16) -> None:
-        self.engine = Engine(Facts())
+        self.engine = Engine(Facts(), buckets.take)
         self.engine.sink = self._record
         self.observer = Observer(self.engine)
         self.graphs = graphs
@@ -170,7 +171,7 @@ class Story:
         """Give out work; leases by ``node`` (``node/tool`` in agent loops, ``run/node`` in child runs)."""
         found: dict[str, Lease] = {}
         for name in [worker] if worker else list(self.engine.fleet.workers):
-            for lease in self.engine.admit(self.engine.fleet.workers[name], self.now, most):
+            for lease in self.engine.dispatch.admit(self.engine.fleet.workers[name], self.now, most):
                 found[self._label(lease)] = lease
         self.check()
         return found
@@ -258,7 +259,7 @@ class Story:
 
     def replayed(self) -> Engine:
         """A new engine that has read the whole journal."""
-        engine = Engine(Facts())
+        engine = Engine(Facts(), buckets.take)
         for graph in self.graphs:
             engine.add_graph(graph)
         for event in self.events():

@@ -44,7 +44,7 @@ class Checker:
         for root_id in roots:
             self._sum_up(root_id)
         self._check_leases()
-        assert not engine._unborn and not engine._untold
+        assert engine.moving.idle
         self._turns += 1
         if self._turns % WHOLE_EVERY == 0:
             invariants.check(engine)

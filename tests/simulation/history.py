@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from hive_ray.control import buckets
 from hive_ray.control.recovery import load_graph
 from hive_ray.core.engine import Engine
 from hive_ray.core.run import Run
@@ -235,7 +236,7 @@ class History:
     def _replayed(self) -> Engine:
         """Every event that was ever durable, applied to an empty state."""
         world = self.world
-        engine = Engine(Facts())
+        engine = Engine(Facts(), buckets.take)
         for version in world.graphs:
             engine.add_graph(load_graph(world.blobs, version))
         for row in every_row(world.raw, 0):

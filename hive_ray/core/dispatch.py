@@ -1,0 +1,292 @@
+"""Taking ready steps and leasing them: what a worker that has room is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hive_ray.core import admission, agent_loop, bounds, children, features, fleet, held, remembering, routing
+from hive_ray.core import events as ev
+from hive_ray.core.accounts import names_of
+from hive_ray.core.commands import Moment, Submit
+from hive_ray.core.events import Draft
+from hive_ray.core.holds import Hold
+from hive_ray.core.messages import Lease, MemoryGiven, StepKind
+from hive_ray.core.queues import Queue, Taken
+from hive_ray.core.run import Run, Step, StepStatus, Visit
+from hive_ray.graph.compiled import CompiledGraph, NodePlan
+
+if TYPE_CHECKING:
+    from hive_ray.core.engine import Engine
+
+SCAN_LIMIT = 64
+"""Steps that cannot start, looked at before an exchange gives up for this time."""
+
+
+class Dispatch:
+    """The part of the engine that hands out work."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._took_back = False
+        """A step that may never start ended its node, and maybe leases of the same answer with it."""
+        self._due: dict[str, int] = {}
+        """When, by the monotonic clock, what steps wait for may be there."""
+
+    def entry_pool(self, command: Submit) -> str:
+        """The pool in which a new run would first wait; empty if it begins otherwise."""
+        graph = self._engine.graphs[command.graph]
+        return routing.first_step(graph.nodes[graph.entry])[2]
+
+    def prune(self, pool: str) -> None:
+        """Take the entries of runs that ended out of a queue."""
+        queue = self._engine.fleet.queues.get(pool)
+        if queue is not None:
+            queue.prune(lambda ref: self._ready(ref) is not None)
+
+    def admit(self, worker: fleet.Worker, now: Moment, most: int) -> list[Lease]:
+        """Lease ready steps of a worker's pool to it, as far as it has room, at most ``most``."""
+        index = self._engine.fleet
+        queue = index.queues.get(worker.pool)
+        leases: list[Lease] = []
+        if queue is None:
+            return leases
+        returned: list[Taken] = []
+        looked = 0
+        self._took_back = False
+        while len(leases) < most and looked < SCAN_LIMIT and fleet.has_place(index, worker):
+            taken = queue.take()
+            if taken is None:
+                break
+            found = self._ready(taken[0])
+            if found is None:
+                continue
+            if found[2].shared_losses and len(worker.leases) >= fleet.company(worker, found[2]):
+                returned.append(taken)
+                looked += 1
+                if fleet.is_emptiest(index, worker):
+                    break
+                continue
+            answer = self._grant(*found, worker, now)
+            if isinstance(answer, Lease):
+                leases.append(answer)
+            elif answer is not None:
+                self._set_aside(queue, taken, answer)
+                looked += 1
+        for taken in reversed(returned):
+            queue.put_back(taken)
+        return self._still_wanted(leases, now) if self._took_back else leases
+
+    def _set_aside(self, queue: Queue, taken: Taken, wait: admission.Wait) -> None:
+        queue.set_aside(wait.resource, taken)
+        if wait.due_us:
+            self._due[wait.resource] = wait.due_us
+
+    def freed(self, root: Run, hold: Hold | None) -> None:
+        """An attempt has ended: whoever waits for what it held tries again."""
+        if not any(queue.aside for queue in self._engine.fleet.queues.values()):
+            return
+        fleet.wake(self._engine.fleet, f"run/{root.id}")
+        if hold is not None:
+            for name in names_of(root, hold.pool, hold.subject):
+                fleet.wake(self._engine.fleet, name)
+
+    def fire(self, mono_us: int) -> None:
+        """Let those try again whose time has come."""
+        if self._due:
+            for resource in [name for name, due_us in self._due.items() if due_us <= mono_us]:
+                del self._due[resource]
+                fleet.wake(self._engine.fleet, resource)
+
+    def sweep(self) -> None:
+        """Let some of all that wait try again: what they wait for may be there without a release."""
+        for queue in self._engine.fleet.queues.values():
+            for resource in queue.awaited():
+                if resource not in self._due:
+                    queue.wake(resource, fleet.WAKE_MOST)
+
+    def _still_wanted(self, leases: list[Lease], now: Moment) -> list[Lease]:
+        """Take back what was leased just before its node failed for want of money; it has not left yet."""
+        wanted: list[Lease] = []
+        for lease in leases:
+            if self._engine.is_orphan(lease.key):
+                self._engine.return_lease(lease.key, now)
+            else:
+                wanted.append(lease)
+        return wanted
+
+    def _ready(self, ref: fleet.StepRef) -> tuple[Run, Visit, Step] | None:
+        run = self._engine.runs.get(ref[0])
+        if run is None or run.paused:
+            return None
+        visit = run.visits.get(ref[1])
+        step = visit.steps.get(ref[2]) if visit is not None else None
+        if visit is None or step is None or step.status is not StepStatus.READY:
+            return None
+        return run, visit, step
+
+    def _grant(
+        self, run: Run, visit: Visit, step: Step, worker: fleet.Worker, now: Moment
+    ) -> Lease | admission.Wait | None:
+        """Lease a step, or say what it waits for; None: its run went on otherwise."""
+        graph = self._engine.graphs[run.graph]
+        node = graph.nodes[visit.node]
+        root = self._engine.payer(run)
+        inputs = self._inputs(run, graph, visit, step)
+        memory = self._engine.keeping.given(root, node, step, inputs)
+        if isinstance(memory, remembering.Denied):
+            message = f"node {node.id}: {memory.message}"
+            return self._refuse(run, node, visit, step, admission.Refusal(memory.kind, message), now)
+        if memory is not None and step.kind in _SHOWN_MEMORY:
+            inputs = remembering.as_inputs(memory) | inputs
+        answer = self._admit(run, root, node, visit, step, inputs, now)
+        if isinstance(answer, admission.Wait):
+            return answer
+        if isinstance(answer, admission.Refusal):
+            return self._refuse(run, node, visit, step, answer, now)
+        if isinstance(answer, admission.Ask):
+            return self._ask(run, visit, step, answer, now)
+        event = ev.StepStarted(
+            run.id,
+            visit.serial,
+            step.call,
+            step.attempt,
+            worker.name,
+            self._engine.fleet.epoch,
+            answer.reserved_nanousd,
+            bounds.checksum(inputs) if visit.loop is not None and step.kind is StepKind.LLM else 0,
+            answer.hold,
+        )
+        self._engine.record([Draft(event)], now)
+        return self._lease(run, graph, visit, step, inputs, memory)
+
+    def _admit(
+        self,
+        run: Run,
+        root: Run,
+        node: NodePlan,
+        visit: Visit,
+        step: Step,
+        inputs: dict[str, Any],
+        now: Moment,
+    ) -> admission.Granted | admission.Verdict:
+        """All that a step needs, or what keeps it."""
+        engine = self._engine
+        subject = admission.subject_of(step)
+        if engine.fleet.stopped:
+            verdict = admission.stopped(engine.fleet.stopped, list(names_of(root, step.pool, subject)))
+            if verdict is not None:
+                return verdict
+        worst = admission.worst_case(run, node, visit, step, inputs)
+        verdict = admission.admit_to_run(root, worst.nanousd)
+        if verdict is not None:
+            return verdict
+        hold = None
+        if engine.fleet.feature_level >= features.CONTROLLED and (worst.nanousd or worst.tokens):
+            hold = self._hold(worst, step.pool, subject, now)
+            if engine.force.limits_accounts:
+                verdict = admission.admit_to_accounts(
+                    engine.force, engine.fleet.accounts, root, hold, hold.at_us
+                )
+                if verdict is not None:
+                    return verdict
+        if engine.force.limits_rates:
+            late = engine.rates.take(
+                engine.force, (f"pool/{step.pool}", subject), hold.likely_tokens if hold else 0, now.mono_us
+            )
+            if late is not None:
+                return admission.Wait(late.resource, late.due_us)
+        return admission.Granted(worst.nanousd, hold)
+
+    def _hold(self, worst: admission.Worst, pool: str, subject: str, now: Moment) -> Hold:
+        accounts = self._engine.fleet.accounts
+        return Hold(
+            worst.nanousd,
+            worst.tokens,
+            accounts.likely(subject, worst.nanousd),
+            accounts.likely(subject, worst.tokens),
+            max(now.wall_us, accounts.wall_us),
+            pool,
+            subject,
+        )
+
+    def _ask(
+        self, run: Run, visit: Visit, step: Step, ask: admission.Ask, now: Moment
+    ) -> admission.Wait | None:
+        """A person must allow the step; one question of a visit at a time."""
+        if visit.wait is not None:
+            return admission.Wait(f"approval/{run.id}.{visit.serial}")
+        self._engine.record([held.ask(run, visit, step, ask, now)], now)
+        return None
+
+    def _refuse(
+        self, run: Run, node: NodePlan, visit: Visit, step: Step, refusal: admission.Refusal, now: Moment
+    ) -> None:
+        """A step may never start: its node fails, which may end leases of the same answer."""
+        failed = held.refuse(run, node, visit, step, refusal.kind, refusal.message)
+        self._engine.record(failed, now)
+        self._engine.moving.advance(run, now)
+        self._took_back = True
+
+    def _inputs(self, run: Run, graph: CompiledGraph, visit: Visit, step: Step) -> dict[str, Any]:
+        if step.turn >= 0 and visit.loop is not None:
+            return visit.loop.calls[step.turn].arguments
+        if step.kind is StepKind.COLLECT:
+            return children.collect_inputs(visit)
+        return routing.inputs_of(run, graph, visit)
+
+    def _lease(
+        self,
+        run: Run,
+        graph: CompiledGraph,
+        visit: Visit,
+        step: Step,
+        inputs: dict[str, Any],
+        memory: MemoryGiven | None,
+    ) -> Lease:
+        node = graph.nodes[visit.node]
+        loop = visit.loop
+        is_llm = step.kind is StepKind.LLM
+        outputs = loop.outputs if loop is not None and is_llm else {}
+        if step.kind is StepKind.DECIDE:
+            outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
+        timeout_us = node.timeout_us
+        if step.turn >= 0:
+            tool = agent_loop.tool_plan(node, step.name)
+            timeout_us = tool.timeout_us if tool else node.timeout_us
+        return Lease(
+            run.id,
+            visit.serial,
+            step.call,
+            step.attempt,
+            self._engine.fleet.epoch,
+            run.graph,
+            visit.node,
+            step.kind,
+            timeout_us,
+            inputs,
+            step.name,
+            tuple(loop.conversation) if loop is not None and is_llm else (),
+            outputs,
+            node.model.max_tokens if node.model else 0,
+            run.request_id,
+            run.team,
+            run.agent,
+            run.traceparent,
+            self._prompt_limit(run, node, visit, step, inputs),
+            memory,
+            self._engine.fleet.feature_level,
+            run.key,
+        )
+
+    def _prompt_limit(
+        self, run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Any]
+    ) -> int:
+        """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
+        asks = step.kind is StepKind.LLM or step.kind is StepKind.DECIDE
+        if not asks or self._engine.payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
+            return 0
+        return bounds.prompt_bytes(run, node, visit, step, inputs)
+
+
+_SHOWN_MEMORY = (StepKind.LLM, StepKind.DECIDE)
+"""Steps that find what they read of long-term memory among their inputs."""

@@ -1,0 +1,120 @@
+"""What an installation says about control: limits, shares, and whatever else decisions rest on.
+
+``control.planning`` makes it from ``hive.yaml``. The plan in force stands in the journal, and what people
+changed since stands beside it, so that a decision can be explained later by what was in force then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+
+class Action:
+    """What happens at an account's limit."""
+
+    STOP = "stop"
+    """The step fails. What is held is the strict worst case: the limit is never passed."""
+    PAUSE = "pause_for_approval"
+    """A person may raise the limit for this run. What is held is what such a call has cost so far."""
+    DEGRADE = "degrade"
+    """Spending goes on, at the bottom of the ladder."""
+
+
+class AccountPlan(msgspec.Struct, frozen=True, array_like=True):
+    """The limits of an account in one window. -1: none."""
+
+    nanousd: int = -1
+    tokens: int = -1
+    action: str = Action.STOP
+    warn_percent: int = 80
+    owner: str = ""
+    """Whom ``pause_for_approval`` asks."""
+
+
+class RatePlan(msgspec.Struct, frozen=True, array_like=True):
+    """How much may begin in a minute. 0: no limit."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+
+
+class ControlPlan(msgspec.Struct, frozen=True):
+    """Everything is by name: ``team/acme``, ``agent/acme/support``, ``workflow/acme/refunds``, ``pool/llm``,
+    ``model/small``, ``tool/send_mail``; ``team/*`` and ``agent/acme/*`` stand for those that are not named.
+    """
+
+    accounts: dict[str, AccountPlan] = {}
+    rates: dict[str, RatePlan] = {}
+    """Of pools, models and tools."""
+    runs: dict[str, int] = {}
+    """Runs under way at a time, of teams and agents."""
+    weights: dict[str, int] = {}
+    """Shares of teams within a priority class; 1 of those that are not named."""
+    priorities: dict[str, int] = {}
+    """Class of an agent's runs that name none, as an index into ``core.queues.CLASSES``."""
+
+
+class Changes(msgspec.Struct):
+    """What people changed since the plan was applied, by name."""
+
+    accounts: dict[str, AccountPlan] = {}
+    rates: dict[str, RatePlan] = {}
+    runs: dict[str, int] = {}
+
+
+encode_plan = msgspec.msgpack.Encoder(order="deterministic").encode
+decode_plan = msgspec.msgpack.Decoder(ControlPlan).decode
+
+
+def patterns(name: str) -> tuple[str, ...]:
+    """What a name is looked up by, the most particular first."""
+    kind, _, rest = name.partition("/")
+    owner, slash, _ = rest.partition("/")
+    return (name, f"{kind}/{owner}/*", f"{kind}/*") if slash else (name, f"{kind}/*")
+
+
+class InForce:
+    """What holds now: the plan and what people changed since, looked up once by name."""
+
+    def __init__(self, plan: ControlPlan, changes: Changes) -> None:
+        self.plan = plan
+        self._changes = changes
+        self._accounts: dict[str, AccountPlan | None] = {}
+        self._rates: dict[str, RatePlan | None] = {}
+        self._runs: dict[str, int] = {}
+        self.limits_accounts = bool(plan.accounts or changes.accounts)
+        self.limits_rates = bool(plan.rates or changes.rates)
+        self.limits_runs = bool(plan.runs or changes.runs)
+
+    def account(self, name: str) -> AccountPlan | None:
+        """The limits of an account; None: it has none."""
+        if name not in self._accounts:
+            self._accounts[name] = _find(name, self._changes.accounts, self.plan.accounts)
+        return self._accounts[name]
+
+    def rate(self, name: str) -> RatePlan | None:
+        """The rates of a pool, a model or a tool; None: they are not limited."""
+        if name not in self._rates:
+            self._rates[name] = _find(name, self._changes.rates, self.plan.rates)
+        return self._rates[name]
+
+    def runs(self, name: str) -> int:
+        """How many runs a team or an agent may have under way; 0: any number."""
+        if name not in self._runs:
+            self._runs[name] = _find(name, self._changes.runs, self.plan.runs) or 0
+        return self._runs[name]
+
+
+Limit = TypeVar("Limit")
+
+
+def _find(name: str, changes: Mapping[str, Limit], plan: Mapping[str, Limit]) -> Limit | None:
+    """What a person changed goes before the plan, and a name before a pattern."""
+    for pattern in patterns(name):
+        for named in (changes, plan):
+            if pattern in named:
+                return named[pattern]
+    return None
