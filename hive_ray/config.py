@@ -30,6 +30,15 @@ from pydantic import (
 )
 
 from hive_ray.config_base import Name, Secret, SecretRef, Section, TextOrSecret, absolute, refuse
+from hive_ray.config_budgets import (
+    AccountName,
+    BudgetSettings,
+    RatedName,
+    RateSettings,
+    RunningName,
+    SharesSettings,
+    Usd,
+)
 from hive_ray.config_faults import faults_of
 from hive_ray.errors import ConfigError, Fault
 
@@ -165,6 +174,12 @@ class PoolSettings(Section):
     workers: WorkersSettings = WorkersSettings()
     queue_limit: PositiveInt = 10_000
     """Steps that may wait for the pool; beyond, submissions are answered 429."""
+    requests_per_minute: NonNegativeInt = 0
+    """Steps that may begin in a minute; 0 does not limit them."""
+    tokens_per_minute: NonNegativeInt = 0
+    """Tokens of LLM calls that may begin in a minute; 0 does not limit them."""
+    usd_per_hour: Usd | None = None
+    """US dollars that the pool may spend in an hour (of UTC)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -197,6 +212,12 @@ class ModelSettings(Section):
     """Seconds for one call; by default `timeouts.llm_s`."""
     temperature: NonNegativeFloat | None = None
     """Sampling temperature; by default the provider's."""
+    requests_per_minute: NonNegativeInt = 0
+    """Calls that may begin in a minute; 0 does not limit them."""
+    tokens_per_minute: NonNegativeInt = 0
+    """Tokens of calls that may begin in a minute; 0 does not limit them."""
+    usd_per_hour: Usd | None = None
+    """US dollars that the model may cost in an hour (of UTC)."""
     context_tokens: PositiveInt | None = None
     """Size of the model's context; input that cannot fit fails before it is sent."""
 
@@ -373,6 +394,14 @@ class Settings(Section):
     """Model of a node that names none; by default the only one, if there is only one."""
     tools: ToolsSettings = ToolsSettings()
     limits: LimitsSettings = LimitsSettings()
+    budgets: Mapping[AccountName, BudgetSettings] = {}
+    """Budgets by account: `team/acme`, `agent/acme/support`, `workflow/acme/refunds`, `pool/llm`,
+    `model/small`, `tool/send_mail`; `team/*` is for every team that is not named."""
+    rates: Mapping[RatedName, RateSettings] = {}
+    """Rates by name: `pool/llm`, `model/small`, `tool/send_mail`, `tool/*`."""
+    parallel_runs: Mapping[RunningName, PositiveInt] = {}
+    """Runs that may be under way at a time, by `team/acme`, `agent/acme/support`, `team/*`; others queue."""
+    shares: SharesSettings = SharesSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     http: HttpSettings = HttpSettings()
     observe: ObserveSettings = ObserveSettings()

@@ -22,6 +22,7 @@ from hive_ray.config import LimitsSettings, Settings
 from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
 from hive_ray.control.io import Broke, Done, Io, attempt
+from hive_ray.control.planning import apply_plan
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.shell import Clock, End, Reply, Shell, Write
@@ -148,7 +149,7 @@ class ControllerImpl:
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)
-        self._shell.begin(clock())
+        self._shell.begin(clock(), apply_plan(self._settings, "configuration"))
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
         for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)

@@ -29,7 +29,7 @@ from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.core import events as ev
 from hive_ray.core import features, sealing
-from hive_ray.core.commands import Command, Fork, Moment, RaiseLevel, Refused, Submit
+from hive_ray.core.commands import ApplyPlan, Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
@@ -47,6 +47,7 @@ from hive_ray.core.messages import (
     encode,
 )
 from hive_ray.core.parked import due_us
+from hive_ray.core.plan import ControlPlan, decode_plan
 from hive_ray.core.run import TERMINAL, Run, StepStatus, note_segment
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
@@ -157,6 +158,8 @@ class Shell:
     """
 
     _sweep_again_us: int = 0
+    _plan: ApplyPlan | None = None
+    """What the configuration says about control, while the state cannot keep it."""
     erase_by_us: int = NEVER_US
     """Monotonic time at which a snapshot is due, so that keys can be erased after it."""
 
@@ -203,13 +206,19 @@ class Shell:
 
     # --- life ------------------------------------------------------------------------------------
 
-    def begin(self, clock: Clock) -> None:
-        """After recovery: arm all timers, and give the workers of old time to attach."""
+    def begin(self, clock: Clock, plan: ApplyPlan | None = None) -> None:
+        """After recovery: arm all timers, and give the workers of old time to attach.
+
+        Args:
+            plan: what the configuration says about control.
+        """
         now = self._at(clock)
         if self.engine.seq == 0:
             self.engine.raise_level(RaiseLevel(features.LATEST), now)
         else:
             self.engine.rates.begin_empty(clock.mono_us)
+        self._plan = plan
+        self._apply_plan(now)
         for run in self.engine.runs.values():
             if not run.terminal:
                 self._arm(run)
@@ -223,6 +232,12 @@ class Shell:
                 self.note_erasure(self.engine.runs[name])
         for name in self.engine.fleet.workers:
             self._attach_by_us[name] = clock.mono_us + self.limits.attach_grace_us
+
+    def _apply_plan(self, now: Moment) -> None:
+        """What the configuration says about control holds from here on, once the state can keep it."""
+        if self._plan is not None and self.engine.fleet.feature_level >= features.CONTROLLED:
+            self.engine.steer(self._plan, now)
+            self._plan = None
 
     def take_actions(self) -> list[Action]:
         """What is to be done now, in order."""
@@ -387,6 +402,8 @@ class Shell:
         refused = refused or features.refuse(command, self.engine.fleet.feature_level)
         refused = refused or self._too_busy(command)
         answer = refused or self.engine.command(command, self._now)
+        if isinstance(command, RaiseLevel):
+            self._apply_plan(self._now)
         self._rows.cut()
         self._hold(call, views.answer(self.engine, answer))
 
@@ -394,6 +411,9 @@ class Shell:
         """New runs are refused at a bound; a repeat of an accepted one is not new."""
         if not isinstance(command, (Submit, Fork)) or self.engine.accepted(command):
             return None
+        if self._plan is not None and decode_plan(self._plan.plan) != ControlPlan():
+            why = "the budgets and limits of the configuration"
+            return features.needs(features.CONTROLLED, self.engine.fleet.feature_level, why)
         if self.live_runs >= self.limits.live_runs:
             return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
         if isinstance(command, Fork):
@@ -530,6 +550,8 @@ class Shell:
         if clock.mono_us >= self._sweep_again_us:
             self._sweep_again_us = clock.mono_us + SWEEP_EVERY_US
             self.engine.dispatch.sweep()
+            if self.engine.entrance:
+                self.engine.let_in_waiting(now)
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
         self._answer_old_polls(clock.mono_us)
         if not self.blocked_since_us:

@@ -22,6 +22,9 @@ def standing(engine: Engine, run: Run) -> Standing:
     if run.terminal or run.paused:
         return Standing(status_of(run), run.reason or run.failure)
     reasons = list(_reasons(run))
+    if run.id in engine.entrance:
+        scope = engine.entrance.keeping(engine.force, run.team, run.agent)
+        return Standing(run.status, f"{scope} has {engine.force.runs(scope)} runs under way" if scope else "")
     if status_of(run) is not RunStatus.WAITING and run.waits:
         of_children = _waits_of_children(engine, run)
         if of_children is None:

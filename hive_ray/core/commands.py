@@ -6,6 +6,7 @@ import msgspec
 
 from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent
+from hive_ray.core.plan import AccountPlan, RatePlan
 from hive_ray.core.values import Value
 
 
@@ -39,8 +40,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """Reference to the run's content key, never used before; empty: the controller gives one."""
     plain_digest: str = ""
     """The digest as a state of feature level 1 keeps it, for repeats of what was sent before."""
-    priority: int = 1
-    """Index into ``core.queues.CLASSES``."""
+    priority: int = -1
+    """Index into ``core.plan.CLASSES``; -1: as the plan has it for its agent or team."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -64,7 +65,7 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
     key: bytes = b""
     """As in ``Submit``."""
     plain_digest: str = ""
-    priority: int = 1
+    priority: int = -1
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -164,6 +165,65 @@ class RaiseLevel(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
+class ApplyPlan(msgspec.Struct, frozen=True, tag=True):
+    """Put what ``hive.yaml`` says about control in force."""
+
+    plan: bytes
+    """``core.plan.encode_plan`` of it."""
+    digest: str
+    principal: str = ""
+
+
+class ChangeBudget(msgspec.Struct, frozen=True, tag=True):
+    """Change an account's limits. ``content.message``: why."""
+
+    account: str
+    plan: AccountPlan | None
+    """None: back to what the configuration says."""
+    content: StepContent = StepContent()
+    principal: str = ""
+
+
+class ChangeRate(msgspec.Struct, frozen=True, tag=True):
+    """Change the rates of a pool, a model or a tool."""
+
+    name: str
+    plan: RatePlan | None
+    content: StepContent = StepContent()
+    principal: str = ""
+
+
+class ChangeRunsLimit(msgspec.Struct, frozen=True, tag=True):
+    """Change how many runs of a team or an agent may be under way."""
+
+    name: str
+    runs: int
+    """-1: back to what the configuration says; 0: any number."""
+    content: StepContent = StepContent()
+    principal: str = ""
+
+
+class StopSpending(msgspec.Struct, frozen=True, tag=True):
+    """Start no further step of a team, an agent, a workflow, a pool, a model or a tool."""
+
+    scope: str
+    content: StepContent = StepContent()
+    principal: str = ""
+
+
+class AllowSpending(msgspec.Struct, frozen=True, tag=True):
+    scope: str
+    principal: str = ""
+
+
+class Maintain(msgspec.Struct, frozen=True, tag=True):
+    """Admit nothing new, or admit it again; what was accepted goes on."""
+
+    on: bool
+    content: StepContent = StepContent()
+    principal: str = ""
+
+
 class PutMemory(msgspec.Struct, frozen=True, tag=True):
     """Write a value of long-term memory from outside."""
 
@@ -203,4 +263,11 @@ Command = (
     | PutMemory
     | DeleteMemory
     | Forget
+    | ApplyPlan
+    | ChangeBudget
+    | ChangeRate
+    | ChangeRunsLimit
+    | StopSpending
+    | AllowSpending
+    | Maintain
 )

@@ -25,19 +25,26 @@ from hive_ray.core import (
     remembering,
     routing,
     sealing,
+    steering,
     steps,
 )
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.accounts import names_of
 from hive_ray.core.commands import (
+    AllowSpending,
+    ApplyPlan,
     Cancel,
+    ChangeBudget,
+    ChangeRate,
+    ChangeRunsLimit,
     Command,
     Complete,
     CorrectCost,
     DeleteMemory,
     Forget,
     Fork,
+    Maintain,
     Moment,
     Pause,
     PutMemory,
@@ -47,9 +54,11 @@ from hive_ray.core.commands import (
     Resolve,
     Resume,
     Signal,
+    StopSpending,
     Submit,
 )
 from hive_ray.core.dispatch import Dispatch
+from hive_ray.core.entrance import Entrance
 from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import (
@@ -99,6 +108,7 @@ class Engine:
         self.fleet = fleet.Fleet()
         self.force = InForce(ControlPlan(), Changes())
         self.rates = Rates(bucket)
+        self.entrance = Entrance()
         self._charged: dict[str, None] = {}
         """Accounts that were charged and not looked at since."""
         self.keeping = keeping.Keeping()
@@ -244,6 +254,7 @@ class Engine:
         self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)
+        self.entrance.rebuild(sorted(self.runs.values(), key=lambda run: run.submitted_us))
         self.children = {}
         self.in_memory = {}
         for run in self.runs.values():
@@ -322,16 +333,38 @@ class Engine:
 
     def submit(self, command: Submit, now: Moment) -> Run | Refused:
         """Begin a run, or answer with the run that the same idempotency key began."""
-        known = self._known(command)
+        known = self._known(command) or self._closed()
         if known is not None:
             return known
         key = sealing.key_for(command, self.fleet.feature_level)
         if isinstance(key, Refused):
             return key
-        self.record([lifecycle.submit(command, self.graphs[command.graph], key, now)], now)
-        run = self.runs[command.run]
-        self.moving.begin(run, now)
+        graph = self.graphs[command.graph]
+        self.record([lifecycle.submit(command, graph, key, self._priority(command), now)], now)
+        return self._let_in(self.runs[command.run], now)
+
+    def _priority(self, command: Submit | Fork) -> int:
+        return self.force.priority(command.priority, command.team, command.agent)
+
+    def _let_in(self, run: Run, now: Moment) -> Run:
+        """Begin a run, or have it wait while others of its team or agent are under way."""
+        if self.force.limits_runs and self.entrance.keeping(self.force, run.team, run.agent):
+            self.entrance.wait(run)
+        else:
+            self.moving.begin(run, now)
         return run
+
+    def let_in_waiting(self, now: Moment) -> None:
+        """Begin those that wait at the entrance and may begin by now."""
+        while run_id := self.entrance.let_in(self.force):
+            self.moving.begin(self.runs[run_id], now)
+
+    def _closed(self) -> Refused | None:
+        """Whether nothing new is admitted."""
+        if not self.fleet.maintenance:
+            return None
+        why = f"nothing new is admitted: {self.fleet.maintenance} has begun maintenance"
+        return Refused("maintenance", why, MAINTENANCE_RETRY_S)
 
     def _known(self, command: Submit | Fork) -> Run | Refused | None:
         """The run that the same command, or another one under the same key, has begun."""
@@ -352,7 +385,7 @@ class Engine:
         refused = features.needs(forking.FEATURE_LEVEL, self.fleet.feature_level, "forking a run")
         if refused is not None:
             return refused
-        known = self._known(command)
+        known = self._known(command) or self._closed()
         if known is not None:
             return known
         successor = self.successors.get(command.origin.run) if command.origin.resumes else None
@@ -361,14 +394,14 @@ class Engine:
         key = sealing.key_for(command, self.fleet.feature_level)
         if isinstance(key, Refused):
             return key
-        decided = forking.fork(command, self.graphs[command.graph], key, now)
+        graph = self.graphs[command.graph]
+        decided = forking.fork(command, graph, key, self._priority(command), now)
         if isinstance(decided, Refused):
             return decided
         self.record(decided, now)
         run = self.runs[command.run]
         self._note_successor(run)
-        self.moving.begin(run, now)
-        return run
+        return self._let_in(run, now)
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
         level = self.fleet.feature_level
@@ -492,6 +525,18 @@ class Engine:
             )
         if command.level != present:
             self.record([Draft(ev.FeatureLevelRaised("", command.level, command.principal))], now)
+        return self.fleet
+
+    def steer(self, command: steering.Steering, now: Moment) -> fleet.Fleet | Refused:
+        """Change what holds for all runs."""
+        decided = steering.steer(self.fleet, command)
+        if isinstance(decided, Refused):
+            return decided
+        self.record(decided, now)
+        if isinstance(command, AllowSpending):
+            fleet.wake(self.fleet, f"stopped/{command.scope}")
+        if self.entrance:
+            self.let_in_waiting(now)
         return self.fleet
 
     # --- long-term memory ------------------------------------------------------------------------
@@ -644,6 +689,7 @@ class Engine:
             self.record(budgets.warnings(self.force, self.fleet.accounts, charged), now)
 
 
+MAINTENANCE_RETRY_S = 30.0
 CHANGES_LIMITS = (ev.PlanApplied, ev.BudgetChanged, ev.RateChanged, ev.RunsLimitChanged)
 
 
@@ -676,4 +722,11 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     RaiseLevel: Engine.raise_level,
     PutMemory: Engine.put_memory,
     DeleteMemory: Engine.delete_memory,
+    ApplyPlan: Engine.steer,
+    ChangeBudget: Engine.steer,
+    ChangeRate: Engine.steer,
+    ChangeRunsLimit: Engine.steer,
+    StopSpending: Engine.steer,
+    AllowSpending: Engine.steer,
+    Maintain: Engine.steer,
 }

@@ -47,7 +47,7 @@ class RunSubmitted(Event, frozen=True, gc=False):
     key: bytes = b""
     """Reference to the key that seals the run's content; its root's; empty: it stays plain."""
     priority: int = 1
-    """Index into ``core.queues.CLASSES``."""
+    """Index into ``core.plan.CLASSES``."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,7 +6,22 @@ release before it can open the state again until somebody raises the level.
 
 from __future__ import annotations
 
-from hive_ray.core.commands import Command, CorrectCost, DeleteMemory, Forget, Fork, PutMemory, Refused
+from hive_ray.core.commands import (
+    AllowSpending,
+    ApplyPlan,
+    ChangeBudget,
+    ChangeRate,
+    ChangeRunsLimit,
+    Command,
+    CorrectCost,
+    DeleteMemory,
+    Forget,
+    Fork,
+    Maintain,
+    PutMemory,
+    Refused,
+    StopSpending,
+)
 
 FIRST = 1
 """What release 0.1.0 wrote."""
@@ -26,6 +41,13 @@ _COMMANDS: dict[type[Command], tuple[int, str]] = {
     Forget: (2, "forgetting a run"),
     PutMemory: (2, "long-term memory"),
     DeleteMemory: (2, "long-term memory"),
+    ApplyPlan: (2, "budgets and limits"),
+    ChangeBudget: (2, "budgets and limits"),
+    ChangeRate: (2, "budgets and limits"),
+    ChangeRunsLimit: (2, "budgets and limits"),
+    StopSpending: (2, "stopping the spending of a team"),
+    AllowSpending: (2, "stopping the spending of a team"),
+    Maintain: (2, "maintenance"),
 }
 
 

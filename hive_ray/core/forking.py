@@ -402,13 +402,16 @@ def change(state: Run, values: Mapping[str, Value], facts: Mapping[str, Any]) ->
 # --- the new run ---------------------------------------------------------------------------------
 
 
-def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> list[Draft] | Refused:
+def fork(
+    command: Fork, graph: CompiledGraph, key: bytes, priority: int, now: Moment
+) -> list[Draft] | Refused:
     """The first events of a run that goes on from another's state.
 
     Conversations go apart: they do not outlive the run, and its state must.
 
     Args:
         key: reference to the content key of the new run.
+        priority: index into ``core.plan.CLASSES``.
     """
     if len(command.content.state) > MOST_BYTES:
         size = len(command.content.state)
@@ -428,7 +431,7 @@ def fork(command: Fork, graph: CompiledGraph, key: bytes, now: Moment) -> list[D
         command.traceparent,
         graph.name or graph.id,
         key,
-        command.priority,
+        priority,
     )
     state = runs.decode_run(command.content.state)
     turns = runs.part_turns(state)

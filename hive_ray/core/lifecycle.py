@@ -15,11 +15,12 @@ from hive_ray.core.steps import fail_node
 from hive_ray.graph.compiled import CompiledGraph
 
 
-def submit(command: Submit, graph: CompiledGraph, key: bytes, now: Moment) -> Draft:
+def submit(command: Submit, graph: CompiledGraph, key: bytes, priority: int, now: Moment) -> Draft:
     """The first event of a run.
 
     Args:
         key: reference to the run's content key.
+        priority: index into ``core.plan.CLASSES``.
     """
     budget = command.budget_nanousd if command.budget_nanousd >= 0 else graph.budget_nanousd
     event = ev.RunSubmitted(
@@ -36,7 +37,7 @@ def submit(command: Submit, graph: CompiledGraph, key: bytes, now: Moment) -> Dr
         command.traceparent,
         graph_name=graph.name or graph.id,
         key=key,
-        priority=command.priority,
+        priority=priority,
     )
     return draft(event, command.content)
 

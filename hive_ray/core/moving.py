@@ -48,9 +48,13 @@ class Moving:
 
     def advance(self, run: Run, now: Moment) -> None:
         """Take a run as far as it goes without another outcome, and its family with it."""
-        self._walk(run, now)
+        if run.serial or run.terminal:
+            self._walk(run, now)
         if self._unborn or self._untold:
             self._settle(now)
+        engine = self._engine
+        if engine.force.limits_runs and engine.entrance.note(engine.payer(run)):
+            engine.let_in_waiting(now)
 
     def _walk(self, run: Run, now: Moment) -> None:
         graph = self._engine.graphs[run.graph]

@@ -174,8 +174,8 @@ _decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 def may_park(run: Run) -> bool:
     """Whether nothing in a run moves by itself."""
-    if run.orphans:
-        return False
+    if run.orphans or (not run.serial and not run.terminal):
+        return False  # the latter waits at the entrance
     if run.terminal:
         return True
     return not run.parent and not run.tokens and not run.ended and _is_still(run)

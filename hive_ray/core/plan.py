@@ -11,6 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
+CLASSES = ("interactive", "normal", "batch")
+"""Priority classes, the first is served first."""
+NORMAL = 1
+
 
 class Action:
     """What happens at an account's limit."""
@@ -54,7 +58,7 @@ class ControlPlan(msgspec.Struct, frozen=True):
     weights: dict[str, int] = {}
     """Shares of teams within a priority class; 1 of those that are not named."""
     priorities: dict[str, int] = {}
-    """Class of an agent's runs that name none, as an index into ``core.queues.CLASSES``."""
+    """Class of the runs of an agent or a team that name none, as an index into ``CLASSES``."""
 
 
 class Changes(msgspec.Struct):
@@ -85,6 +89,7 @@ class InForce:
         self._accounts: dict[str, AccountPlan | None] = {}
         self._rates: dict[str, RatePlan | None] = {}
         self._runs: dict[str, int] = {}
+        self._priorities: dict[tuple[str, str], int] = {}
         self.limits_accounts = bool(plan.accounts or changes.accounts)
         self.limits_rates = bool(plan.rates or changes.rates)
         self.limits_runs = bool(plan.runs or changes.runs)
@@ -106,6 +111,17 @@ class InForce:
         if name not in self._runs:
             self._runs[name] = _find(name, self._changes.runs, self.plan.runs) or 0
         return self._runs[name]
+
+    def priority(self, named: int, team: str, agent: str) -> int:
+        """The class of a run: as it was named, or as the plan has it for its agent or team."""
+        if named >= 0:
+            return named
+        if (team, agent) not in self._priorities:
+            plan = self.plan.priorities
+            own = _find(f"agent/{team}/{agent}", {}, plan) if agent else None
+            found = own if own is not None else _find(f"team/{team}", {}, plan)
+            self._priorities[team, agent] = NORMAL if found is None else found
+        return self._priorities[team, agent]
 
 
 Limit = TypeVar("Limit")

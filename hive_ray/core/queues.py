@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush, heapreplace
 from itertools import islice
 
+from hive_ray.core.plan import CLASSES
+
 StepRef = tuple[str, int, int]
 """(run, serial, call)."""
 
-CLASSES = ("interactive", "normal", "batch")
-"""Priority classes, the first is served first."""
-NORMAL = 1
 RELIEF = 16
 """Every so many takings go to the lowest class that waits: none starves."""
 ONE_WEIGHT = 1 << 20

@@ -301,7 +301,7 @@ class Run(msgspec.Struct):
     shelf: longterm.Shelf | None = None
     """Its own long-term memory, which its child runs share."""
     priority: int = 1
-    """Index into ``core.queues.CLASSES``."""
+    """Index into ``core.plan.CLASSES``."""
     unseen_holds: dict[str, Hold] = {}
     """Of the attempts in ``unseen``: the windows in which they were charged."""
     allowances: dict[str, Allowance] = {}

@@ -1,0 +1,59 @@
+"""``hive.yaml`` made into the plan that the core decides by."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+
+from hive_ray.config import Settings
+from hive_ray.config_budgets import BudgetSettings
+from hive_ray.core.commands import ApplyPlan
+from hive_ray.core.plan import CLASSES, AccountPlan, ControlPlan, RatePlan, encode_plan
+
+
+def plan_of(settings: Settings) -> ControlPlan:
+    """Everything that the settings say about control."""
+    return ControlPlan(
+        accounts=_hourly(settings) | {name: _account(one) for name, one in settings.budgets.items()},
+        rates=_rates(settings),
+        runs=dict(settings.parallel_runs),
+        weights=dict(settings.shares.weights),
+        priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
+    )
+
+
+def apply_plan(settings: Settings, principal: str) -> ApplyPlan:
+    """The command that puts the settings' plan in force; the same settings give the same digest."""
+    data = encode_plan(plan_of(settings))
+    return ApplyPlan(data, hashlib.sha256(data).hexdigest(), principal)
+
+
+def _account(settings: BudgetSettings) -> AccountPlan:
+    return AccountPlan(
+        -1 if settings.usd is None else _nanousd(settings.usd),
+        -1 if settings.tokens is None else settings.tokens,
+        settings.at_limit,
+        settings.warn_percent,
+        settings.owner,
+    )
+
+
+def _hourly(settings: Settings) -> dict[str, AccountPlan]:
+    """``usd_per_hour`` of pools and models are budgets whose window is an hour."""
+    found = {f"pool/{name}": pool.usd_per_hour for name, pool in settings.pools.items()}
+    found |= {f"model/{name}": model.usd_per_hour for name, model in settings.models.items()}
+    return {name: AccountPlan(_nanousd(usd)) for name, usd in found.items() if usd is not None}
+
+
+def _rates(settings: Settings) -> dict[str, RatePlan]:
+    """What pools and models say of themselves, unless ``rates`` names them."""
+    own = [(f"pool/{name}", pool) for name, pool in settings.pools.items()]
+    own += [(f"model/{name}", model) for name, model in settings.models.items()]
+    named = [*own, *settings.rates.items()]
+    rates = {name: RatePlan(one.requests_per_minute, one.tokens_per_minute) for name, one in named}
+    return {name: rate for name, rate in rates.items() if rate != RatePlan()}
+
+
+def _nanousd(usd: Decimal) -> int:
+    # Nine decimal places at most, so the product is a whole number.
+    return int(usd * 1_000_000_000)
