@@ -149,7 +149,10 @@ class ControllerImpl:
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)
-        self._shell.begin(clock(), apply_plan(self._settings, "configuration"))
+        # A restarted actor has the settings of its first start: what was applied since goes before them.
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        stale = again and bool(recovered.engine.fleet.plan_digest)
+        self._shell.begin(clock(), None if stale else apply_plan(self._settings, "configuration"))
         self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
         for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)
