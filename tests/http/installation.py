@@ -124,10 +124,10 @@ class Installation:
 
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.folder = folder
-        self.port = free_port()
-        http = {"port": self.port, "ha_proxy": False}
+        http: dict[str, Any] = {"port": free_port(), "ha_proxy": False, **sections.pop("http", {})}
+        self.port = http["port"]
         (folder / "tools.py").write_text(TOOLS)
-        settings = {"http": http, "tools": {"modules": ["tools.py"]}, **sections}
+        settings: dict[str, Any] = {"http": http, "tools": {"modules": ["tools.py"]}, **sections}
         (folder / "hive.yaml").write_text(yaml.safe_dump(settings))
         self.config = folder / "hive.yaml"
 

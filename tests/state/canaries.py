@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,11 +30,21 @@ def found(store: Store, canary: str) -> list[str]:
     return [name for name in store.list("") if any(wanted in text for text in forms(store.get(name)))]
 
 
-def found_in(folder: Path, canary: str) -> list[Path]:
-    """Files below a folder in which a text stands, in any of the forms of ``found``."""
-    wanted = canary.encode()
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
-    return [path for path in files if any(wanted in text for text in forms(path.read_bytes()))]
+def found_below(folder: Path, texts: Iterable[str]) -> dict[str, list[str]]:
+    """Files below a folder in which some texts stand, in any of the forms of ``found``, by text."""
+    wanted = {text: text.encode() for text in texts}
+    places: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        try:
+            data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        except FileNotFoundError:
+            # Whoever works there deletes what is old.
+            continue
+        inside = list(forms(data))
+        for text, raw in wanted.items():
+            if any(raw in form for form in inside):
+                places.setdefault(text, []).append(str(path))
+    return places
 
 
 def forms(data: bytes) -> Iterator[bytes]:

@@ -163,6 +163,33 @@ def test_a_canary_reaches_no_log_line(lines: io.StringIO):
     assert "ValueError" in records[2]["exception"] and "ValueError" in records[3]["exception"]
 
 
+def test_an_exception_is_told_without_its_message(lines: io.StringIO):
+    """Type and place of it and of its causes; what it says may quote what a run is about."""
+    for log in (hive_logging.get_logger("ours"), logging.getLogger("theirs")):
+        try:
+            try:
+                raise KeyError("a customer's name")
+            except KeyError as cause:
+                raise ValueError("a customer's name") from cause
+        except ValueError:
+            log.exception("it failed")
+
+    for line in lines.getvalue().splitlines():
+        told = json.loads(line)["exception"]
+        assert told.index("builtins.KeyError") < told.index("builtins.ValueError")
+        assert told.count("redaction_test.py") == 2
+        # Of the source only: both lines that raise.
+        assert told.count("a customer's name") == told.count("raise ") == 2
+
+
+def test_facts_beside_a_line_are_told_and_nothing_else(lines: io.StringIO):
+    """``extra`` of the standard library's logging: which run it was, but no content."""
+    logging.getLogger("theirs").warning("it failed", extra={"run_id": "r1", "body": "a customer's name"})
+
+    told = json.loads(lines.getvalue())
+    assert told["run_id"] == "r1" and "body" not in told
+
+
 def test_exact_values_of_long_secrets_are_masked_in_encoded_json():
     """Short ones and numbers stay: they may stand there by chance, and a mask is no number."""
     made = Redactor()
