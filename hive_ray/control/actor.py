@@ -46,7 +46,7 @@ from hive_ray.state.store import Store
 
 log = logging.getLogger(__name__)
 
-INLINE_BYTES = 256 * 1024
+INLINE_BYTES = 1024 * 1024
 TICK_S = 0.02
 RETRY_WRITE_S = 0.2
 RESTART_PAUSE_S = 2.0

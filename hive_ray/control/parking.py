@@ -124,7 +124,9 @@ class Parking:
         self._ended: deque[Candidate] = deque()
         self._waiting: deque[Candidate] = deque()
         self._rest: deque[str] = deque()
-        """Ended runs that are parked; see ``_let_go``."""
+        """Ended runs that are parked, and may be history; see ``_let_go``."""
+        self._stay: deque[str] = deque()
+        """Those that are not, as the present manifest has it: nothing but a later one can let them go."""
         self._guests: dict[str, int] = {}
         """Runs out of the history, with the time at which they go again."""
         self._wishes: dict[str, list[_Wish]] = {}
@@ -363,6 +365,8 @@ class Parking:
         self.history = history
         self._old = Spans(history)
         self._unknown.clear()
+        self._rest += self._stay
+        self._stay.clear()
 
     def _let_go(self, shell: Shell) -> None:
         """Ended runs whose last event is history leave for good, a few in each tick."""
@@ -372,12 +376,12 @@ class Parking:
             row = parked.get(run_id)
             if row is None:
                 if run_id in shell.engine.runs:
-                    self._rest.append(run_id)
+                    self._stay.append(run_id)
             elif self._is_history(shell.engine, row):
                 shell.engine.leave(run_id)
                 self.left[run_id] = None
             else:
-                self._rest.append(run_id)
+                self._stay.append(run_id)
 
     def _is_history(self, engine: Engine, row: Parked) -> bool:
         if row.seq > self.history.covered_seq or row.origin or row.unsettled:

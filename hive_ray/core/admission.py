@@ -23,6 +23,9 @@ from hive_ray.graph.compiled import ModelPlan, NodePlan
 
 MTOK = 1_000_000
 _NO_ALLOWANCE = Allowance()
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_TOOL = StepKind.TOOL
+_ASKS_MODEL = (StepKind.LLM, StepKind.DECIDE)
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -66,7 +69,7 @@ class Worst(NamedTuple):
 
 def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> Worst:
     """Strict upper bound on what an attempt can cost, in nano-dollars, and on its tokens."""
-    if step.kind is StepKind.LLM or step.kind is StepKind.DECIDE:
+    if step.kind in _ASKS_MODEL:
         model = node.model
         if model is None:
             return Worst(0, 0)
@@ -85,9 +88,9 @@ def _price(model: ModelPlan, tokens: int) -> int:
 
 def subject_of(step: Step) -> str:
     """The model or tool whose account and rates a step counts for; empty for functions."""
-    if step.kind is StepKind.LLM or step.kind is StepKind.DECIDE:
+    if step.kind in _ASKS_MODEL:
         return f"model/{step.name}"
-    return f"tool/{step.name}" if step.kind is StepKind.TOOL else ""
+    return f"tool/{step.name}" if step.kind is _TOOL else ""
 
 
 def stopped(stops: dict[str, str], names: Sequence[str]) -> Wait | None:

@@ -120,7 +120,7 @@ class Dispatch:
             return None
         visit = run.visits.get(ref[1])
         step = visit.steps.get(ref[2]) if visit is not None else None
-        if visit is None or step is None or step.status is not StepStatus.READY:
+        if visit is None or step is None or step.status is not _READY:
             return None
         return run, visit, step
 
@@ -153,7 +153,7 @@ class Dispatch:
             worker.name,
             self._engine.fleet.epoch,
             answer.reserved_nanousd,
-            bounds.checksum(inputs) if visit.loop is not None and step.kind is StepKind.LLM else 0,
+            bounds.checksum(inputs) if visit.loop is not None and step.kind is _LLM else 0,
             answer.hold,
         )
         self._engine.record([Draft(event)], now)
@@ -230,7 +230,7 @@ class Dispatch:
     def _inputs(self, run: Run, graph: CompiledGraph, visit: Visit, step: Step) -> dict[str, Any]:
         if step.turn >= 0 and visit.loop is not None:
             return visit.loop.calls[step.turn].arguments
-        if step.kind is StepKind.COLLECT:
+        if step.kind is _COLLECT:
             return children.collect_inputs(visit)
         return routing.inputs_of(run, graph, visit)
 
@@ -245,9 +245,9 @@ class Dispatch:
     ) -> Lease:
         node = graph.nodes[visit.node]
         loop = visit.loop
-        is_llm = step.kind is StepKind.LLM
+        is_llm = step.kind is _LLM
         outputs = loop.outputs if loop is not None and is_llm else {}
-        if step.kind is StepKind.DECIDE:
+        if step.kind is _DECIDE:
             outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
         timeout_us = node.timeout_us
         if step.turn >= 0:
@@ -282,11 +282,15 @@ class Dispatch:
         self, run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Any]
     ) -> int:
         """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
-        asks = step.kind is StepKind.LLM or step.kind is StepKind.DECIDE
+        asks = step.kind is _LLM or step.kind is _DECIDE
         if not asks or self._engine.payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
             return 0
         return bounds.prompt_bytes(run, node, visit, step, inputs)
 
 
-_SHOWN_MEMORY = (StepKind.LLM, StepKind.DECIDE)
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_READY = StepStatus.READY
+_LLM, _DECIDE, _COLLECT = StepKind.LLM, StepKind.DECIDE, StepKind.COLLECT
+
+_SHOWN_MEMORY = (_LLM, _DECIDE)
 """Steps that find what they read of long-term memory among their inputs."""

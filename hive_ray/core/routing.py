@@ -27,6 +27,10 @@ class Evaluator(Protocol):
 
 LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
 
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_FUNCTION, _FUNCTION_STEP = NodeKind.FUNCTION, StepKind.FUNCTION
+_WITHOUT_STEP = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
+
 
 def leave(run: Run, graph: CompiledGraph, ended: Ended, evaluator: Evaluator) -> list[Draft]:
     """The edges that a finished visit takes, or the failure of the run."""
@@ -116,6 +120,8 @@ def _matches(run: Run, graph: CompiledGraph, edge: EdgePlan, ended: Ended, evalu
 
 def _condition_holds(edge: EdgePlan, ended: Ended) -> bool:
     match edge.condition:
+        case EdgeCondition.ON_SUCCESS | EdgeCondition.CONDITIONAL:
+            return not ended.failure
         case EdgeCondition.ALWAYS:
             return True
         case EdgeCondition.ON_FAILURE:
@@ -124,8 +130,6 @@ def _condition_holds(edge: EdgePlan, ended: Ended) -> bool:
             return not ended.failure and edge.id in ended.chosen
         case EdgeCondition.ROUTE:
             return not ended.failure and edge.route == ended.route
-        case EdgeCondition.ON_SUCCESS | EdgeCondition.CONDITIONAL:
-            return not ended.failure
 
 
 def enter(run: Run, graph: CompiledGraph) -> list[Draft]:
@@ -184,7 +188,7 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
     tokens = [token for token in run.tokens if token.target == node.index]
     floor, path = _place(run, tokens)
-    edge = min((token.edge for token in tokens), default=-1)
+    edge = min([token.edge for token in tokens], default=-1)
     step, name, pool = first_step(node)
     return Draft(ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, path, step, name, pool))
 
@@ -205,10 +209,10 @@ def first_step(node: NodePlan, paused: bool = False) -> tuple[str, str, str]:
 
     A node marked as a pause begins with a wait; ``paused`` asks for what follows that wait.
     """
-    if (node.pause and not paused) or node.kind in (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH):
+    if (node.pause and not paused) or node.kind in _WITHOUT_STEP:
         return "", "", ""
-    if node.kind is NodeKind.FUNCTION or (node.kind is NodeKind.ROUTER and node.function):
-        return StepKind.FUNCTION, node.function, node.pool
+    if node.kind is _FUNCTION or (node.kind is NodeKind.ROUTER and node.function):
+        return _FUNCTION_STEP, node.function, node.pool
     if node.kind is NodeKind.TOOL:
         return StepKind.TOOL, node.function, node.pool
     return StepKind.LLM, node.model.model if node.model else "", node.pool

@@ -22,6 +22,11 @@ UNSEEN_END = frozenset(
 """Failures after which nobody knows whether the effect took place, nor what it cost."""
 
 
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_LEASED, _UNKNOWN = StepStatus.LEASED, StepStatus.UNKNOWN
+_DECIDE = StepKind.DECIDE
+
+
 def report(
     run: Run, graph: CompiledGraph, outcome: Outcome, content: StepContent, now: Moment
 ) -> list[Draft]:
@@ -34,9 +39,9 @@ def report(
     step = visit.steps.get(outcome.call) if visit is not None else None
     if visit is None or step is None or step.attempt != outcome.attempt:
         return _late(run, outcome)
-    if step.status is StepStatus.UNKNOWN and not _is_unseen(outcome):
+    if step.status is _UNKNOWN and not _is_unseen(outcome):
         return _answer_by_outcome(run, graph, visit, step, outcome, content, now)
-    if step.status is not StepStatus.LEASED:
+    if step.status is not _LEASED:
         return _late(run, outcome)
     if outcome.failure:
         return failed(run, graph, visit, step, outcome, content.message, now)
@@ -131,7 +136,7 @@ def succeeded(
 ) -> list[Draft]:
     """A step ended well."""
     node = graph.nodes[visit.node]
-    single = visit.loop is None and step.kind is not StepKind.DECIDE
+    single = visit.loop is None and step.kind is not _DECIDE
     ends = single and not node.decides
     dropped = losing_keys(run, visit, list(content.outputs)) if single else ()
     event = ev.StepSucceeded(

@@ -59,6 +59,9 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 _now = time.perf_counter_ns
 _LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_TOOL, _COLLECT = StepKind.TOOL, StepKind.COLLECT
+_PYTHON = (StepKind.FUNCTION, StepKind.TOOL)
 
 Load = Callable[[Value], Any]
 Store = Callable[[str, bytes, bytes], Value]
@@ -120,7 +123,7 @@ class Executor:
 
         Unknown functions count as synchronous: refusing them needs no event loop.
         """
-        if lease.kind is StepKind.FUNCTION or lease.kind is StepKind.TOOL:
+        if lease.kind in _PYTHON:
             registered = self._registry.find(lease.kind, lease.name)
             if registered is not None:
                 return not registered.is_async
@@ -135,11 +138,12 @@ class Executor:
             node = graph.nodes[lease.node]
             inputs = self._decoded(lease.inputs)
             _check_inputs(lease, node, inputs)
-            if lease.kind is StepKind.COLLECT:
+            if lease.kind is _COLLECT:
                 produced = Produced(outputs=collect(node, inputs))
             else:
                 registered = self._python(lease)
-                context = self._context(lease, node, registered, self._decoded(memory_values(lease)))
+                memory = self._decoded(memory_values(lease)) if registered.context_parameter else {}
+                context = self._context(lease, node, registered, memory)
                 result = _call(registered, _arguments(registered, inputs, context))
                 produced = _python_result(lease, node, result, context)
             packed = self._packed(lease, graph, produced, self._store)
@@ -424,7 +428,7 @@ class Executor:
 
 def _is_told_to_llm(lease: Lease, graph: CompiledGraph) -> bool:
     """A tool's result in an agent loop is part of the conversation, not of the node's outputs."""
-    return lease.kind is StepKind.TOOL and graph.nodes[lease.node].kind in _LOOPS
+    return lease.kind is _TOOL and graph.nodes[lease.node].kind in _LOOPS
 
 
 async def _within(step: asyncio.Task[Outcome], limit_s: float | None) -> bool:

@@ -14,18 +14,7 @@ from hive_ray.workers.plain import plain_json
 from hive_ray.workers.step_error import BadInput, StepError
 from hive_ray.workers.tools import Registered
 
-WHOLE = ("inputs", "memory", "state")
-"""A function with one parameter of such a name (or annotated ``dict``) gets all inputs as one dict."""
-
-
-def takes_whole(registered: Registered) -> str:
-    """Name of the single parameter that takes all inputs as a dict, or nothing."""
-    if len(registered.parameters) != 1:
-        return ""
-    (name,) = registered.parameters
-    hint = registered.hints.get(name)
-    is_dict = hint is dict or getattr(hint, "__origin__", None) is dict
-    return name if name in registered.named and (name in WHOLE or is_dict) else ""
+_ROUTER = NodeKind.ROUTER
 
 
 def function_arguments(registered: Registered, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -35,10 +24,9 @@ def function_arguments(registered: Registered, inputs: dict[str, Any]) -> dict[s
         BadInput: a required parameter has no input, or an input has no parameter; each is named.
     """
     keys = inputs.keys()
+    whole = registered.whole
     if registered.required <= keys and (registered.takes_any or keys <= registered.named):
-        whole = takes_whole(registered) if len(registered.parameters) == 1 else ""
         return inputs if not whole or whole in inputs else {whole: inputs}
-    whole = takes_whole(registered)
     if whole:
         return {whole: inputs}
     missing = sorted(registered.required - keys)
@@ -61,7 +49,7 @@ def node_outputs(node: NodePlan, result: Any) -> tuple[dict[str, Any], str]:
         StepError: ``INVALID_OUTPUT``, naming what is missing or would be right.
     """
     plain = plain_json(result, f"node {node.id}")
-    route = _route(node, plain) if node.kind is NodeKind.ROUTER else ""
+    route = _route(node, plain) if node.kind is _ROUTER else ""
     keys = node.output_keys
     if not keys:
         return {}, route

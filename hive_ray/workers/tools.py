@@ -142,6 +142,10 @@ def _memory_plans(name: str, declarations: Iterable[str]) -> tuple[MemoryPlan, .
     return tuple(plans)
 
 
+WHOLE = ("inputs", "memory", "state")
+"""A function with one parameter of such a name (or annotated ``dict``) gets all inputs as one dict."""
+
+
 class Registered:
     """One declared callable, with its signature read once."""
 
@@ -160,6 +164,16 @@ class Registered:
         self.required = frozenset(
             k for k in self.named if self.parameters[k].default is inspect.Parameter.empty
         )
+
+    @functools.cached_property
+    def whole(self) -> str:
+        """Name of the single parameter that takes all inputs as a dict, or nothing."""
+        if len(self.parameters) != 1:
+            return ""
+        (name,) = self.parameters
+        hint = self.hints.get(name)
+        is_dict = hint is dict or getattr(hint, "__origin__", None) is dict
+        return name if name in self.named and (name in WHOLE or is_dict) else ""
 
     @functools.cached_property
     def adapter(self) -> TypeAdapter[dict[str, Any]]:

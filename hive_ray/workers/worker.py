@@ -210,13 +210,14 @@ class Worker:
     def _begin(self, reply: ExchangeReply) -> None:
         threaded: list[Lease] = []
         for lease in reply.leases:
-            if lease.epoch < self._epoch or lease.key in self._running:
+            key = lease.key
+            if lease.epoch < self._epoch or key in self._running:
                 continue
             if self._steps.is_sync(lease):
-                self._running[lease.key] = None
+                self._running[key] = None
                 threaded.append(lease)
             else:
-                self._running[lease.key] = asyncio.ensure_future(self._run(lease))
+                self._running[key] = asyncio.ensure_future(self._run(lease))
         if threaded:
             self._threads.start(threaded)
 
@@ -231,8 +232,9 @@ class Worker:
 
     def _finish(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            if outcome.key in self._running:
-                del self._running[outcome.key]
+            key = outcome.key
+            if key in self._running:
+                del self._running[key]
                 self._finished.append(outcome)
         self._news.set()
 
