@@ -11,9 +11,12 @@ from hive_ray.control.recovery import Recovered
 from hive_ray.control.sealing import Sealing
 from hive_ray.control.shell import Limits, Shell
 from hive_ray.control.snapshotting import Snapshotter
+from hive_ray.core.run import root_of
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.compaction import Compactor
 from hive_ray.state.content import ContentCodec
+from hive_ray.state.history import newest_manifest
+from hive_ray.state.history_reading import descendants
 from hive_ray.state.keyring import Keyring
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
@@ -62,12 +65,19 @@ def shell_of(recovered: Recovered, state: StateParts, limits: Limits, upkeep: Up
     store, blobs, codec, partition, keyring = state
     manifest, history = recovered.manifest, recovered.history
     compactor = Compactor(store, partition, lambda runs: summarise(store, partition, codec, runs))
+
+    def children(run: str) -> list[str]:
+        if root_of(run) != run:
+            # Its root is forgotten with it, and names all below.
+            return []
+        return descendants(store, newest_manifest(store, partition), run)
+
     return Shell(
         recovered.engine,
         recovered.journal,
         codec,
         limits,
-        Snapshotter(store, partition, manifest, Sealing(codec, keyring, blobs, recovered.doomed)),
+        Snapshotter(store, partition, manifest, Sealing(codec, keyring, blobs, recovered.doomed, children)),
         Parking(state.store, blobs, codec, upkeep.park_after_us, manifest, history),
         Keeper(store, compactor, upkeep.retention, history),
     )

@@ -6,7 +6,7 @@ snapshot itself says which keys these are: whoever recovers from it erases them,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hive_ray.core import sealing
@@ -29,6 +29,7 @@ class Sealing:
     Args:
         keyring: None where nothing is sealed.
         undone: what the newest snapshot made needless, and perhaps is there still.
+        descendants: a run's children that only the history knows: their blobs go with its own.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Sealing:
         keyring: Keyring | None = None,
         blobs: Blobs | None = None,
         undone: Doomed | None = None,
+        descendants: Callable[[str], Iterable[str]] = lambda _: (),
     ) -> None:
         self.codec = codec
         self.undone = undone or Doomed()
         self._keyring = keyring
         self._blobs = blobs
+        self._descendants = descendants
         self._try_again_us = 0
 
     def is_due(self, shell: Shell) -> bool:
@@ -80,7 +83,8 @@ class Sealing:
             self._keyring.erase(doomed.keys)
         if self._blobs is not None:
             for run in doomed.runs:
-                self._blobs.delete_of(run)
+                for one in (run, *self._descendants(run)):
+                    self._blobs.delete_of(one)
 
 
 def _keys(shell: Shell, run: Run) -> list[bytes]:

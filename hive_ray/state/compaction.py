@@ -63,6 +63,11 @@ class Stamp(NamedTuple):
     attempt: int
     now_us: int
 
+    def of_next(self, manifest: HistoryManifest) -> str:
+        """How the names of files begin that are made for the manifest behind this one."""
+        number = manifest.number + 1
+        return f"{manifest.partition:04d}-{number:09d}-{self.epoch:06d}-{self.attempt:06d}"
+
 
 class Compactor:
     """Compacts one partition's journal, a bounded stretch at a time; blocks.
@@ -131,7 +136,7 @@ class Compactor:
             made.append(("events", date, team, parquet.events_table(rows, date)))
         for (date, team), rows in _by(self._summarise(batch.ended), lambda row: (row.date, row.team)):
             made.append(("runs", date, team, parquet.runs_table(rows)))
-        prefix = f"{manifest.number + 1:09d}-{stamp.epoch:06d}-{stamp.attempt:06d}"
+        prefix = stamp.of_next(manifest)
         return [
             write_file(self._store, kind, date, team, f"{prefix}-{index:04d}", table)
             for index, (kind, date, team, table) in enumerate(made)
@@ -179,8 +184,10 @@ def remove_strays(store: Store, manifest: HistoryManifest) -> int:
     removed = 0
     for folder in (EVENTS_FOLDER, RUNS_FOLDER):
         for name in store.list(folder):
+            made_for = _made_for(name)
             # One made for a later manifest may be another controller's, about to be named.
-            if name not in named and _made_for(name) <= manifest.number:
+            mine = made_for.partition == manifest.partition and made_for.number <= manifest.number
+            if mine and name not in named:
                 store.delete(name)
                 removed += 1
     return removed
@@ -191,11 +198,22 @@ def drop(files: Iterable[HistoryFile], at_us: int) -> tuple[Dropped, ...]:
     return tuple(Dropped(file.name, at_us) for file in files)
 
 
-def _made_for(name: str) -> int:
-    digits = name.rpartition("/")[2].partition("-")[0]
-    if not digits.isdigit():
+def _made_for(name: str) -> _MadeFor:
+    first, second, *_ = [*name.rpartition("/")[2].split("-"), ""]
+    if not first.isdigit() or not (second.isdigit() or len(first) == _NUMBER_DIGITS):
         raise StoreError(f"{name}: no file of this history; move it out of the state")
-    return int(digits)
+    # Before there were partitions in names, they began with the number.
+    return _MadeFor(0, int(first)) if len(first) == _NUMBER_DIGITS else _MadeFor(int(first), int(second))
+
+
+class _MadeFor(NamedTuple):
+    """For which manifest a file was made."""
+
+    partition: int
+    number: int
+
+
+_NUMBER_DIGITS = 9
 
 
 def _batch(partition: int, segments: list[Segment], told: Told) -> Batch:

@@ -150,6 +150,17 @@ def summaries(store: Store, manifest: HistoryManifest, runs: Iterable[str]) -> d
     return found
 
 
+def descendants(store: Store, manifest: HistoryManifest, run: str) -> list[str]:
+    """The ended child runs of a run, at any depth, of which the history has a summary."""
+    first, last = f"{run}_", f"{run}_\x7f"
+    found: set[str] = set()
+    for file in manifest.of("runs"):
+        if file.first_run < last and file.last_run > first:
+            names = parquet.read_columns(file, open_file(store, file), ["run_id"]).column("run_id")
+            found.update(name for name in names.to_pylist() if name.startswith(first))
+    return sorted(found)
+
+
 def newest_summaries(
     store: Store, manifest: HistoryManifest, team: str = "", before: str = ""
 ) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ def merge(store: Store, manifest: HistoryManifest, stamp: Stamp) -> HistoryManif
         return manifest
     first = files[0]
     table = _joined(store, files)
-    name = f"{manifest.number + 1:09d}-{stamp.epoch:06d}-{stamp.attempt:06d}-0000"
+    name = f"{stamp.of_next(manifest)}-0000"
     merged = write_file(store, first.kind, first.date, first.team, name, table)
     gone = {file.name for file in files}
     following = msgspec.structs.replace(

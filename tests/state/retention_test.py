@@ -116,6 +116,27 @@ def test_small_files_of_a_day_are_joined(store: MemoryStore, monkeypatch: pytest
     assert rows_of(store) == before
 
 
+def test_what_a_crash_left_behind_is_removed_by_its_own_partition(store: MemoryStore):
+    """Another partition's files are not named by this one's manifest; nor are they its business."""
+    driver = lived(store)
+    manifest = compactor(store).compact(newest_manifest(store, 0), covered(driver), Stamp(1, 1, 1))
+    label = "date=2023-11-14/team=team"
+    stray, other, old, later = (
+        f"history/{label}/{made}-0000.parquet"
+        for made in (
+            "0000-000000001-000001-000009",
+            "0001-000000001-000001-000001",
+            "000000001-000001-000009",
+            "0000-000000002-000002-000001",
+        )
+    )
+    for name in (stray, other, old, later):
+        store.create(name, b"PAR1")
+
+    assert remove_strays(store, manifest) == 2
+    assert {stray, other, old, later} & set(store.list("history/")) == {other, later}
+
+
 def test_spans_hold_what_some_file_may_hold():
     """However the files overlap."""
     ranges = ["bd", "ce", "gg", "ik", "jj"]
