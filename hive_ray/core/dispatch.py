@@ -97,6 +97,11 @@ class Dispatch:
                 del self._due[resource]
                 fleet.wake(self._engine.fleet, resource)
 
+    def reconsider(self) -> None:
+        """Limits have changed: nothing is known of when anything may start."""
+        self._due = {}
+        self.sweep()
+
     def sweep(self) -> None:
         """Let some of all that wait try again: what they wait for may be there without a release."""
         for queue in self._engine.fleet.queues.values():

@@ -533,8 +533,7 @@ class Engine:
         if isinstance(decided, Refused):
             return decided
         self.record(decided, now)
-        if isinstance(command, AllowSpending):
-            fleet.wake(self.fleet, f"stopped/{command.scope}")
+        self.dispatch.reconsider()
         if self.entrance:
             self.let_in_waiting(now)
         return self.fleet

@@ -77,8 +77,11 @@ class _Class:
         """The head was served."""
         self.floor = line.passed
         line.passed += stride
+        entry = (line.passed, line.place, line)
         if len(self.heap) > 1:
-            heapreplace(self.heap, (line.passed, line.place, line))
+            heapreplace(self.heap, entry)
+        else:
+            self.heap[0] = entry
 
 
 Taken = tuple[StepRef, int, Line]

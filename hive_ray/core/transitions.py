@@ -87,11 +87,14 @@ STEP = Machine(
         "leased": "an attempt is with a worker",
         "backoff": "an attempt failed; waits for a timer, or what follows is being decided",
         "unknown": "an attempt may have happened; waits for a person",
+        "held": "may not start before a person allows it",
         "orphan": "its node or run has ended while an attempt was under way; its worker still holds it",
     },
     (
         *_each((NEW,), (ev.NodeEntered, ev.StepQueued, ev.RunForked), "ready"),
         Transition("ready", ev.StepStarted, ("leased",)),
+        Transition("ready", ev.ApprovalRequested, ("held",)),
+        Transition("held", ev.ApprovalResolved, ("ready",)),
         Transition("leased", ev.LeaseReturned, ("ready",)),
         Transition("leased", ev.StepSucceeded, (ENDED,)),
         Transition("leased", ev.StepFailed, ("backoff",)),
@@ -102,7 +105,7 @@ STEP = Machine(
         Transition("unknown", ev.StepFailed, ("backoff",)),
         Transition("unknown", ev.RetryScheduled, ("ready",)),
         *_each(("leased",), _ENDS, "orphan"),
-        *_each(("ready", "backoff", "unknown"), _ENDS, ENDED),
+        *_each(("ready", "backoff", "unknown", "held"), _ENDS, ENDED),
         *_each(("orphan",), (ev.LateOutcome, ev.LeaseReturned), ENDED),
     ),
 )

@@ -17,7 +17,7 @@ def check(engine: Engine) -> None:
     for run in engine.runs.values():
         _money(members[run.id], run)
         _people(members[run.id], run)
-        _something_is_outstanding(run)
+        _something_is_outstanding(engine, run)
         assert decode_run(encode_run(run)) == run, "a snapshot of the run gives the run back"
     assert not engine.runs.keys() & engine.parked.keys(), "a run is in memory or parked"
     _leases(engine)
@@ -56,9 +56,12 @@ def _people(family: list[Run], run: Run) -> None:
     assert run.waits == len(waits), f"{run.id} counts {run.waits} waits, {len(waits)} are open"
 
 
-def _something_is_outstanding(run: Run) -> None:
+def _something_is_outstanding(engine: Engine, run: Run) -> None:
     if run.terminal:
         assert run.status in TERMINAL and not run.visits and not run.tokens and not run.ended
+        return
+    if run.id in engine.entrance:
+        assert not run.serial and not run.visits, f"{run.id} waits at the entrance and has begun"
         return
     assert run.visits and not run.ended, f"{run.id} is live and nothing in it is outstanding"
     for visit in run.visits.values():

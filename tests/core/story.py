@@ -9,6 +9,7 @@ import msgspec
 from hive_ray.control import buckets
 from hive_ray.core import features, forking
 from hive_ray.core.commands import (
+    ApplyPlan,
     Cancel,
     Command,
     Fork,
@@ -32,6 +33,7 @@ from hive_ray.core.messages import (
     decode_outcome_content,
     encode,
 )
+from hive_ray.core.plan import ControlPlan, encode_plan
 from hive_ray.core.run import Run, Wait, encode_run
 from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.compiled import CompiledGraph
@@ -89,7 +91,7 @@ class Story:
 
     @property
     def now(self) -> Moment:
-        return Moment(self.now_us, self.chance)
+        return Moment(self.now_us, self.chance, self.now_us)
 
     def attach(self, name: str, pool: str = "function", slots: int = 16) -> None:
         self.engine.attach(WorkerInfo(name, pool, slots, "host", "boot", hash(name) % 1000, 1), self.now)
@@ -100,9 +102,30 @@ class Story:
 
     # --- commands
 
-    def submit(self, graph: CompiledGraph | None = None, run: str = "r", **fields: Any) -> Run:
+    def plan(self, **parts: Any) -> None:
+        """What the configuration says about control from here on."""
+        self.engine.command(RaiseLevel(features.LATEST), self.now)
+        data = encode_plan(ControlPlan(**parts))
+        answer = self.engine.command(ApplyPlan(data, str(hash(data))), self.now)
+        assert not isinstance(answer, Refused), answer
+        self.check()
+
+    def steer(self, command: Command) -> Refused | None:
+        """A command about no run; what it was refused for, if it was."""
+        answer = self.engine.command(command, self.now)
+        self.check()
+        return answer if isinstance(answer, Refused) else None
+
+    def submit(
+        self,
+        graph: CompiledGraph | None = None,
+        run: str = "r",
+        team: str = "team",
+        agent: str = "agent",
+        **fields: Any,
+    ) -> Run:
         given = content(**fields.pop("input", {}))
-        command = Submit(run, "q", "team", "agent", (graph or self.graphs[0]).version, given, **fields)
+        command = Submit(run, "q", team, agent, (graph or self.graphs[0]).version, given, **fields)
         answer = self.engine.submit(command, self.now)
         self.check()
         assert isinstance(answer, Run), answer

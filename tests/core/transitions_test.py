@@ -9,6 +9,7 @@ import pytest
 from docs.generate_states import PAGE, page
 from hive_ray.core.commands import Pause, Resume
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.transitions import MACHINES
 from hive_ray.graph.compiled import CompiledGraph, NodePlan, RetryPlan
 from tests.core.graphs import HOUR_US, agent, chain, edge, graph, human, mail, mapping, nested, node, tool
@@ -225,7 +226,30 @@ def forked() -> Story:
     return story
 
 
+def held(then: str) -> Callable[[], Story]:
+    """A step that costs more than its team may spend waits for a person, beside another one."""
+
+    def tell() -> Story:
+        story = Story(graph([node("begin"), node("dear", cost_nanousd=9), node("other")],
+                            [edge("begin", "dear"), edge("begin", "other")]))  # fmt: skip
+        story.plan(accounts={"team/team": AccountPlan(5, action=Action.PAUSE)})
+        story.submit()
+        story.succeed(story.lease("begin"))
+        other = story.lease("other")
+        match then:
+            case "cancel":
+                story.tell_cancel()
+            case "fail":
+                story.fail(other)
+            case _:
+                story.resolve(then)
+        return story
+
+    return tell
+
+
 STORIES = (
+    held("approve"), held("reject"), held("cancel"), held("fail"),
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),
