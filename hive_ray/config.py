@@ -40,6 +40,7 @@ from hive_ray.config_budgets import (
     Usd,
 )
 from hive_ray.config_faults import faults_of
+from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
 
 CONFIG_VARIABLE = "HIVE_RAY_CONFIG"
@@ -397,6 +398,7 @@ class Settings(Section):
     budgets: Mapping[AccountName, BudgetSettings] = {}
     """Budgets by account: `team/acme`, `agent/acme/support`, `workflow/acme/refunds`, `pool/llm`,
     `model/small`, `tool/send_mail`; `team/*` is for every team that is not named."""
+    retries: RetriesSettings = RetriesSettings()
     rates: Mapping[RatedName, RateSettings] = {}
     """Rates by name: `pool/llm`, `model/small`, `tool/send_mail`, `tool/*`."""
     parallel_runs: Mapping[RunningName, PositiveInt] = {}

@@ -19,6 +19,7 @@ def plan_of(settings: Settings) -> ControlPlan:
         runs=dict(settings.parallel_runs),
         weights=dict(settings.shares.weights),
         priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
+        longest_wait_us=round(settings.retries.longest_wait_s * 1e6),
     )
 
 

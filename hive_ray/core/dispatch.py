@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hive_ray.core import admission, agent_loop, bounds, children, features, fleet, held, remembering, routing
+from hive_ray.core import (
+    admission,
+    agent_loop,
+    bounds,
+    children,
+    features,
+    fleet,
+    held,
+    remembering,
+    retries,
+    routing,
+)
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import names_of
 from hive_ray.core.commands import Moment, Submit
 from hive_ray.core.events import Draft
+from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
 from hive_ray.core.messages import Lease, MemoryGiven, StepKind
 from hive_ray.core.queues import Queue, Taken
@@ -162,7 +174,7 @@ class Dispatch:
             answer.hold,
         )
         self._engine.record([Draft(event)], now)
-        return self._lease(run, graph, visit, step, inputs, memory)
+        return self._lease(run, graph, visit, step, inputs, memory, now)
 
     def _admit(
         self,
@@ -176,6 +188,8 @@ class Dispatch:
     ) -> admission.Granted | admission.Verdict:
         """All that a step needs, or what keeps it."""
         engine = self._engine
+        if node.deadline_us and retries.node_time_left_us(node, visit, now.wall_us) <= 0:
+            return admission.Refusal(FailureKind.TIMEOUT, f"the time of node {node.id} (deadline_s) is over")
         subject = admission.subject_of(step)
         if engine.fleet.stopped:
             verdict = admission.stopped(engine.fleet.stopped, list(names_of(root, step.pool, subject)))
@@ -247,6 +261,7 @@ class Dispatch:
         step: Step,
         inputs: dict[str, Any],
         memory: MemoryGiven | None,
+        now: Moment,
     ) -> Lease:
         node = graph.nodes[visit.node]
         loop = visit.loop
@@ -254,10 +269,6 @@ class Dispatch:
         outputs = loop.outputs if loop is not None and is_llm else {}
         if step.kind is _DECIDE:
             outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
-        timeout_us = node.timeout_us
-        if step.turn >= 0:
-            tool = agent_loop.tool_plan(node, step.name)
-            timeout_us = tool.timeout_us if tool else node.timeout_us
         return Lease(
             run.id,
             visit.serial,
@@ -267,7 +278,7 @@ class Dispatch:
             run.graph,
             visit.node,
             step.kind,
-            timeout_us,
+            _timeout_us(node, visit, step, now),
             inputs,
             step.name,
             tuple(loop.conversation) if loop is not None and is_llm else (),
@@ -291,6 +302,15 @@ class Dispatch:
         if not asks or self._engine.payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
             return 0
         return bounds.prompt_bytes(run, node, visit, step, inputs)
+
+
+def _timeout_us(node: NodePlan, visit: Visit, step: Step, now: Moment) -> int:
+    """An attempt's time; no longer than what is left to its node."""
+    tool = agent_loop.tool_plan(node, step.name) if step.turn >= 0 else None
+    timeout_us = tool.timeout_us if tool else node.timeout_us
+    if not node.deadline_us:
+        return timeout_us
+    return min(timeout_us, max(1, retries.node_time_left_us(node, visit, now.wall_us)))
 
 
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).

@@ -23,6 +23,7 @@ from hive_ray.core import (
     longterm,
     people,
     remembering,
+    retries,
     routing,
     sealing,
     steering,
@@ -674,7 +675,8 @@ class Engine:
         if (outcome.memory or content.artifacts) and steps.is_open(run, outcome):
             root = self.payer(run)
             outcome, content = self.keeping.bounded(root, outcome, content, self.fleet.feature_level)
-        drafts = steps.report(run, self.graphs[run.graph], outcome, content, now)
+        bounds = retries.Bounds(now, self.payer(run), self.force.plan.longest_wait_us)
+        drafts = steps.report(run, self.graphs[run.graph], outcome, content, bounds)
         if outcome.memory:
             drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
         self.record(drafts, now)

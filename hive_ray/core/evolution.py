@@ -312,7 +312,7 @@ def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: 
     edges = tuple([token.edge for token in run.tokens if token.target == event.node])
     if edges:
         run.tokens = [token for token in run.tokens if token.target != event.node]
-    visit = Visit(event.serial, event.node, event.floor, event.path, edges)
+    visit = Visit(event.serial, event.node, event.floor, event.path, edges, since_us=at_us)
     if event.floor == run.serial:
         run.strays = False
     if event.step:

@@ -16,6 +16,10 @@ CLASSES = ("interactive", "normal", "batch")
 NORMAL = 1
 
 
+LONGEST_WAIT_US = 300_000_000
+"""A retry waits no longer, whatever a server asks for, where nothing else is configured."""
+
+
 class Action:
     """What happens at an account's limit."""
 
@@ -59,6 +63,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Shares of teams within a priority class; 1 of those that are not named."""
     priorities: dict[str, int] = {}
     """Class of the runs of an agent or a team that name none, as an index into ``CLASSES``."""
+    longest_wait_us: int = LONGEST_WAIT_US
+    """A step that is asked to come back later than this is not tried again."""
 
 
 class Changes(msgspec.Struct):

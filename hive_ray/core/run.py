@@ -153,6 +153,8 @@ class Visit(msgspec.Struct, array_like=True):
     children: Children | None = None
     deciding: bool = False
     """The node's work is done; an LLM chooses the edges."""
+    since_us: int = 0
+    """Wall time at which it was entered."""
 
 
 class Token(msgspec.Struct, array_like=True):

@@ -10,8 +10,9 @@ from hive_ray.core import agent_loop
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
-from hive_ray.core.failures import CAN_PASS, FailureKind
+from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind
+from hive_ray.core.retries import Bounds, Never, retry
 from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
@@ -28,7 +29,11 @@ _DECIDE = StepKind.DECIDE
 
 
 def report(
-    run: Run, graph: CompiledGraph, outcome: Outcome, content: StepContent, now: Moment
+    run: Run,
+    graph: CompiledGraph,
+    outcome: Outcome,
+    content: StepContent,
+    bounds: Bounds,
 ) -> list[Draft]:
     """The events that one outcome makes; routing follows separately.
 
@@ -40,11 +45,11 @@ def report(
     if visit is None or step is None or step.attempt != outcome.attempt:
         return _late(run, outcome)
     if step.status is _UNKNOWN and not _is_unseen(outcome):
-        return _answer_by_outcome(run, graph, visit, step, outcome, content, now)
+        return _answer_by_outcome(run, graph, visit, step, outcome, content, bounds)
     if step.status is not _LEASED:
         return _late(run, outcome)
     if outcome.failure:
-        return failed(run, graph, visit, step, outcome, content.message, now)
+        return failed(run, graph, visit, step, outcome, content.message, bounds)
     return succeeded(run, graph, visit, step, outcome, content)
 
 
@@ -114,14 +119,14 @@ def _answer_by_outcome(
     step: Step,
     outcome: Outcome,
     content: StepContent,
-    now: Moment,
+    bounds: Bounds,
 ) -> list[Draft]:
     wait = visit.wait
     if wait is None or wait.reason != "outcome_unknown" or wait.call != step.call:
         return _late(run, outcome)
     resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "late"))
     if outcome.failure:
-        return [resolved, *failed(run, graph, visit, step, outcome, content.message, now)]
+        return [resolved, *failed(run, graph, visit, step, outcome, content.message, bounds)]
     return [resolved, *succeeded(run, graph, visit, step, outcome, content)]
 
 
@@ -182,7 +187,7 @@ def failed(
     step: Step,
     outcome: Outcome,
     message: str,
-    now: Moment,
+    bounds: Bounds,
 ) -> list[Draft]:
     """A step ended badly: retry, ask, tell the loop's LLM, or fail the node."""
     node = graph.nodes[visit.node]
@@ -191,17 +196,18 @@ def failed(
     if not idempotent and _is_unseen(outcome):
         return [
             _step_failed(run, node, visit, step, outcome, FailureKind.OUTCOME_UNKNOWN, message),
-            _ask_what_happened(run, node, visit, step, kind, now),
+            _ask_what_happened(run, node, visit, step, kind, bounds.now),
         ]
     drafts = [_step_failed(run, node, visit, step, outcome, kind, message)]
-    may_repeat = idempotent or not outcome.started
-    if may_repeat and _retries(node, step, kind) and _has_retries_left(node, step, outcome):
-        drafts.append(_retry(run, node, visit, step, outcome, now))
-    elif step.turn >= 0:
-        drafts.append(tool_call_failed(run, node, visit, step, kind, message))
-    else:
-        drafts.append(fail_node(run, node, visit, kind, message))
-    return drafts
+    again: ev.RetryScheduled | Never = Never()
+    if idempotent or not outcome.started:
+        again = retry(run, node, visit, step, outcome, bounds)
+    if isinstance(again, ev.RetryScheduled):
+        return [*drafts, Draft(again)]
+    message = f"{message}; {again.why}" if again.why else message
+    if step.turn >= 0:
+        return [*drafts, tool_call_failed(run, node, visit, step, kind, message)]
+    return [*drafts, fail_node(run, node, visit, kind, message)]
 
 
 def _step_failed(
@@ -236,41 +242,6 @@ def tool_call_failed(
 
 def fail_node(run: Run, node: NodePlan, visit: Visit, kind: FailureKind | str, message: str) -> Draft:
     return draft(ev.NodeFailed(run.id, visit.serial, str(kind), node.id), StepContent(message=message))
-
-
-def _retries(node: NodePlan, step: Step, kind: FailureKind) -> bool:
-    if kind not in CAN_PASS:
-        return False
-    if kind is FailureKind.INVALID_OUTPUT and step.kind not in (StepKind.LLM, StepKind.DECIDE):
-        return False  # only an LLM answers differently when asked again
-    return not node.retry.retry_on or kind in node.retry.retry_on or kind is FailureKind.WORKER_LOST
-
-
-def _has_retries_left(node: NodePlan, step: Step, outcome: Outcome) -> bool:
-    """A neighbour's death is nobody's failure; a worker that died under this step alone is this step's.
-
-    Deaths in company are bounded too: each halves the company, until the step runs alone.
-    """
-    if outcome.failure == FailureKind.WORKER_LOST:
-        return outcome.shared or step.lone_losses < node.retry.max_retries
-    return step.attempt - step.shared_losses - step.lone_losses <= node.retry.max_retries
-
-
-def _retry(run: Run, node: NodePlan, visit: Visit, step: Step, outcome: Outcome, now: Moment) -> Draft:
-    """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
-    ceiling = min(node.retry.cap_us, node.retry.base_us << min(step.attempt - 1, 20))
-    lost = outcome.failure == FailureKind.WORKER_LOST
-    event = ev.RetryScheduled(
-        run.id,
-        visit.serial,
-        step.call,
-        step.attempt + 1,
-        max(int(now.chance * ceiling), outcome.retry_after_us, 1),
-        str(FailureKind(outcome.failure)),
-        step.shared_losses + (lost and outcome.shared),
-        step.lone_losses + (lost and not outcome.shared),
-    )
-    return Draft(event)
 
 
 def _ask_what_happened(

@@ -77,7 +77,7 @@ class MemoryPlan(msgspec.Struct, frozen=True):
 
 
 class RetryPlan(msgspec.Struct, frozen=True):
-    """Exponential backoff with full jitter: delay = random * min(cap, base * 2**attempt)."""
+    """Exponential backoff with full jitter: delay = random * min(cap, base * 2**(attempt - 1))."""
 
     max_retries: int = 3
     base_us: int = 500_000
@@ -201,6 +201,8 @@ class NodePlan(msgspec.Struct, frozen=True):
     """JSON Schema (bytes) that the inputs must satisfy; empty means any."""
     memory: tuple[MemoryPlan, ...] = ()
     """What its steps read of long-term memory; of an agent loop, its LLM and each of its tools."""
+    deadline_us: int = 0
+    """How long after it was entered an attempt of its steps may begin and last; 0: as long as the run."""
 
 
 class EdgePlan(msgspec.Struct, frozen=True):

@@ -65,10 +65,17 @@ def _without_unused(encoded: bytes) -> bytes:
     """The form of a graph that uses no later addition to the format: its hash stays what it was."""
     graph: dict[str, Any] = msgspec.msgpack.decode(encoded)
     for node in graph["nodes"]:
+        for name in LATER:
+            if not node[name]:
+                del node[name]
         for plan in (node, *node["tools"]):
             if not plan["memory"]:
                 del plan["memory"]
     return msgspec.msgpack.encode(graph)
+
+
+LATER = ("deadline_us",)
+"""Fields of a node that 0.1.0 did not have."""
 
 
 @dataclass(slots=True)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hive_ray.graph.compiled import MemoryPlan
+from hive_ray.graph.compiled import MemoryPlan, RetryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,5 @@ class CompileEnvironment:
     tools: Mapping[str, ToolInfo] | None = None
     functions: Mapping[str, FunctionInfo] | None = None
     pools: Collection[str] | None = None
+    retries: Mapping[str, RetryPlan] = field(default_factory=dict[str, RetryPlan])
+    """By kind of step (``function``, ``tool``, ``llm``): what holds where a graph says nothing."""

@@ -15,6 +15,7 @@ from hive_ray.graph.compiled import (
     ModelPlan,
     NodeKind,
     NodePlan,
+    RetryPlan,
     SubgraphPlan,
     ToolPlan,
 )
@@ -64,7 +65,8 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         id=node.id, index=index, kind=node.node_type, pool=work.pool,
         input_keys=_input_keys(node), output_keys=tuple(node.output_keys),
         nullable_keys=tuple(key for key in node.nullable_output_keys if key in node.output_keys),
-        timeout_us=work.timeout_us, idempotent=work.idempotent, retry=plan_retry(node, spec, findings),
+        timeout_us=work.timeout_us, idempotent=work.idempotent,
+        retry=plan_retry(node, spec, findings, _default_retry(node, context)),
         max_visits=node.max_node_visits, cost_nanousd=work.cost_nanousd, function=work.function,
         model=_model(node, index, context), tools=_tools(node, context), routes=tuple(sorted(node.routes)),
         decides=index in context.decided, client_facing=node.client_facing,
@@ -76,7 +78,13 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         description=node.description, record=node.record, idle_us=_us(node.idle_s or IDLE_S),
         pause=node.id in spec.pause_nodes and node.node_type is not NodeKind.HUMAN_INPUT,
         memory=plan_memory(node, work.memory, findings),
+        deadline_us=_us(node.deadline_s) if node.deadline_s else 0,
     )  # fmt: skip
+
+
+def _default_retry(node: NodeSpec, context: NodeContext) -> RetryPlan:
+    kind = _default_work(node, context)[0] or _FUNCTION_POOL
+    return context.environment.retries.get(kind, RetryPlan())
 
 
 def _us(seconds: float) -> int:

@@ -31,16 +31,21 @@ _HIVE_NAMES = {
 _EVERYTHING = ("*", "all", "any")
 
 
-def plan_retry(node: NodeSpec, spec: GraphSpec, findings: Findings) -> RetryPlan:
-    """Numbers from the nearest place that has them; error names as failure kinds."""
+def plan_retry(node: NodeSpec, spec: GraphSpec, findings: Findings, default: RetryPlan) -> RetryPlan:
+    """Numbers from the nearest place that has them; error names as failure kinds.
+
+    Args:
+        default: what the installation says of steps of this kind.
+    """
     own = node.retry or RetrySpec()
-    counts = (own.max_retries, node.max_retries, spec.max_retries_per_node, RetryPlan().max_retries)
+    counts = (own.max_retries, node.max_retries, spec.max_retries_per_node, default.max_retries)
     names = [*own.retry_on, *node.retry_on]
+    every = any(name.lower() in _EVERYTHING for name in names)
     return RetryPlan(
         max_retries=next(count for count in counts if count is not None),
-        base_us=round(own.base_s * 1_000_000),
-        cap_us=round(own.cap_s * 1_000_000),
-        retry_on=() if any(name.lower() in _EVERYTHING for name in names) else _kinds(node, names, findings),
+        base_us=default.base_us if own.base_s is None else round(own.base_s * 1_000_000),
+        cap_us=default.cap_us if own.cap_s is None else round(own.cap_s * 1_000_000),
+        retry_on=() if every else _kinds(node, names, findings) if names else default.retry_on,
     )
 
 

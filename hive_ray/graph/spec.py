@@ -61,8 +61,8 @@ class RetrySpec(Spec):
     """How a step of the node is tried again."""
 
     max_retries: int | None = Field(default=None, ge=0, le=100)
-    base_s: Seconds = 0.5
-    cap_s: Seconds = 30.0
+    base_s: Seconds | None = None
+    cap_s: Seconds | None = None
     retry_on: Names = []
 
 
@@ -127,6 +127,8 @@ class NodeSpec(Spec):
     # dispatch
     pool: Name | None = None
     timeout_s: Seconds | None = None
+    deadline_s: Seconds | None = None
+    """For all attempts of its steps together, from the moment at which the node is entered."""
     idempotent: bool | None = None
     cost_usd: Usd = Decimal(0)
     max_retries: int | None = Field(default=None, ge=0, le=100)

@@ -24,6 +24,9 @@ NAME_LIMIT = 200
 LEVEL = 2
 """Feature level of the state from which a step may leave something behind."""
 
+KEY_PARAMETER = "idempotency_key"
+"""A parameter of a tool or function by this name is given the key of the call, unless the graph gives one."""
+
 _TYPE = re.compile(r"[a-z0-9][\w.+-]*/[\w.+-]+(; ?[\w-]+=[\w.+-]+)*", re.ASCII | re.IGNORECASE)
 _ID = re.compile(rf"{ID_PREFIX}\d+")
 _MIB = 1024 * 1024

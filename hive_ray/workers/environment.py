@@ -8,8 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from hive_ray.config import ModelSettings, SecretRef, Settings
+from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
 from hive_ray.graph import environment as compiler
+from hive_ray.graph.compiled import RetryPlan
 from hive_ray.prices import price_of
 from hive_ray.workers.mcp import describe
 from hive_ray.workers.step_error import StepError
@@ -38,7 +40,16 @@ async def compile_environment(
         tools={info.name: _tool(info) for info in tools},
         functions={info.name: _function(info) for info in registry.infos("function")},
         pools=frozenset(settings.pools),
+        retries=_retries(settings.retries),
     )
+
+
+def _retries(settings: RetriesSettings) -> dict[str, RetryPlan]:
+    kinds = {"function": settings.function, "tool": settings.tool, "llm": settings.llm}
+    return {
+        kind: RetryPlan(one.max_retries, round(one.base_s * 1e6), round(one.cap_s * 1e6), one.retry_on)
+        for kind, one in kinds.items()
+    }
 
 
 def _models(settings: Settings) -> dict[str, compiler.ModelInfo]:

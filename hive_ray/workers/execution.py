@@ -38,7 +38,7 @@ from hive_ray.graph.wording import ToolSchema
 from hive_ray.observe.redaction import redact_text
 from hive_ray.prices import Rates
 from hive_ray.workers.collecting import collect
-from hive_ray.workers.context import ToolContext
+from hive_ray.workers.context import KEY_PARAMETER, ToolContext
 from hive_ray.workers.functions import function_arguments, node_outputs
 from hive_ray.workers.leaving import artifacts_of, context_of, memory_values, room_of, writes_of
 from hive_ray.workers.llm import Limits, LlmGateway
@@ -144,7 +144,7 @@ class Executor:
                 registered = self._python(lease)
                 memory = self._decoded(memory_values(lease)) if registered.context_parameter else {}
                 context = self._context(lease, node, registered, memory)
-                result = _call(registered, _arguments(registered, inputs, context))
+                result = _call(registered, _arguments(registered, lease, node, inputs, context))
                 produced = _python_result(lease, node, result, context)
             packed = self._packed(lease, graph, produced, self._store)
             return _done(lease, begun, packed, None, _declared_cost(node, lease))
@@ -236,12 +236,13 @@ class Executor:
     async def _await_tool(self, lease: Lease, node: NodePlan, inputs: dict[str, Any]) -> Produced:
         registered = self._registry.find(lease.kind, lease.name)
         if registered is None and lease.kind is StepKind.TOOL:
-            result = await self._mcp.call(lease.name, inputs, lease.idempotency_key)
+            arguments, key = _parted(lease, node, inputs)
+            result = await self._mcp.call(lease.name, arguments, key)
             return _python_result(lease, node, result)
         registered = self._python(lease)
         memory = await self._decoded_async(memory_values(lease))
         context = self._context(lease, node, registered, memory)
-        arguments = _arguments(registered, inputs, context)
+        arguments = _arguments(registered, lease, node, inputs, context)
         try:
             result = await registered.fn(**arguments)
         except StepError:
@@ -452,14 +453,28 @@ def _cost_if_begun(node: NodePlan | None, lease: Lease, error: StepError) -> int
     return _declared_cost(node, lease)
 
 
-def _arguments(registered: Registered, inputs: dict[str, Any], context: ToolContext | None) -> dict[str, Any]:
+def _arguments(
+    registered: Registered, lease: Lease, node: NodePlan, inputs: dict[str, Any], context: ToolContext | None
+) -> dict[str, Any]:
+    """Keyword arguments of a Python step: its inputs, and its context and the call's key if it takes them."""
+    own: dict[str, Any] = {}
+    if context is not None:
+        own[registered.context_parameter] = context
+    if registered.key_parameter:
+        inputs, own[KEY_PARAMETER] = _parted(lease, node, inputs)
     if registered.declared.kind == "function":
         arguments = function_arguments(registered, inputs)
     else:
         arguments = registered.bind(inputs)
-    if context is not None:
-        return {**arguments, registered.context_parameter: context}
-    return arguments
+    return {**arguments, **own} if own else arguments
+
+
+def _parted(lease: Lease, node: NodePlan, inputs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Inputs without the key of the call, and the key: a graph may give another one, a model may not."""
+    rest = {name: value for name, value in inputs.items() if name != KEY_PARAMETER}
+    if node.kind in _LOOPS:
+        return rest, lease.idempotency_key
+    return rest, inputs.get(KEY_PARAMETER, lease.idempotency_key)
 
 
 def _call(registered: Registered, arguments: dict[str, Any]) -> Any:

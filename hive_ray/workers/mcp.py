@@ -20,6 +20,7 @@ import tenacity
 from hive_ray.config import McpSettings, SecretRef, Settings
 from hive_ray.core.failures import FailureKind
 from hive_ray.observe.redaction import redact_text, register_secrets
+from hive_ray.workers.context import KEY_PARAMETER
 from hive_ray.workers.step_error import StepError
 from hive_ray.workers.tools import ToolInfo
 
@@ -79,7 +80,8 @@ class McpSession:
         client = await self._ready()
         meta = cast("Any", {"hive-ray/idempotency-key": idempotency_key})
         try:
-            result = await client.call_tool(tool, dict(arguments), self.timeout_s, meta=meta)
+            given = _with_key(self._tools.get(tool), arguments, idempotency_key)
+            result = await client.call_tool(tool, given, self.timeout_s, meta=meta)
         except MCPError as error:
             raise await self._call_failed(tool, error) from error
         except _broken() as error:
@@ -311,7 +313,27 @@ def _info(name: str, tool: Tool, session: McpSession) -> ToolInfo:
     if session.settings.allow_annotations:
         idempotent, tags = _hints(tool)
     timeout_us = round(session.timeout_s * 1e6)
-    return ToolInfo(name, tool.description or "", tool.input_schema, idempotent, timeout_us, tags, "tool")
+    schema = _without_key(tool.input_schema)
+    return ToolInfo(name, tool.description or "", schema, idempotent, timeout_us, tags, "tool")
+
+
+def _takes_key(schema: Mapping[str, Any]) -> bool:
+    return KEY_PARAMETER in (schema.get("properties") or {})
+
+
+def _with_key(tool: Tool | None, arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The arguments, with the key of the call where the tool has a parameter for it."""
+    own = {KEY_PARAMETER: key} if tool is not None and _takes_key(tool.input_schema) else {}
+    return {**arguments, **own}
+
+
+def _without_key(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a model is shown: the key is not its to give."""
+    if not _takes_key(schema):
+        return schema
+    properties = {name: one for name, one in schema["properties"].items() if name != KEY_PARAMETER}
+    required = [name for name in schema.get("required", ()) if name != KEY_PARAMETER]
+    return {**schema, "properties": properties, "required": required}
 
 
 def _hints(tool: Tool) -> tuple[bool, tuple[str, ...]]:

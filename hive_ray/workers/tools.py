@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 from hive_ray.errors import ConfigError, Fault
 from hive_ray.graph.compiled import MemoryPlan
 from hive_ray.graph.memory_keys import BadAddress, parse_declaration
-from hive_ray.workers.context import ToolContext
+from hive_ray.workers.context import KEY_PARAMETER, ToolContext
 from hive_ray.workers.step_error import BadInput, RetryAfter, StepError, ToolUnavailable
 
 __all__ = [
@@ -157,7 +157,9 @@ class Registered:
         hints = _hints(fn)
         parameters = inspect.signature(fn).parameters
         self.context_parameter = next((p for p in parameters if hints.get(p) is ToolContext), "")
-        self.parameters = {k: p for k, p in parameters.items() if k != self.context_parameter}
+        self.key_parameter = KEY_PARAMETER if KEY_PARAMETER in parameters else ""
+        own = (self.context_parameter, self.key_parameter)
+        self.parameters = {k: p for k, p in parameters.items() if k not in own}
         self.hints = hints
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
         self.named = frozenset(k for k, p in self.parameters.items() if p.kind in _BY_NAME)

@@ -10,7 +10,7 @@ import pytest
 
 from hive_ray.errors import GraphError
 from hive_ray.graph.compiled import MemoryPlan, MemoryScope, encode_graph
-from hive_ray.graph.compiler import CompileEnvironment, compile_graph
+from hive_ray.graph.compiler import LATER, CompileEnvironment, compile_graph
 from hive_ray.graph.environment import FunctionInfo, ToolInfo
 from hive_ray.graph.load import parse_graph
 from hive_ray.graph.memory_keys import BadAddress, check_key, parse_address, parse_declaration
@@ -133,6 +133,7 @@ def test_a_graph_without_memory_keeps_the_hash_that_it_always_had():
     )
     for node in content["nodes"]:
         assert node.pop("memory") == []
+        assert not any(node.pop(name) for name in LATER)
 
     assert plain.version == hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
     assert compiled(memory=["agent:profile"]).version != plain.version

@@ -106,6 +106,42 @@ def test_a_tool_learns_who_calls():
     assert "context" not in (hive.Registry().add(mail).info.schema or {})["properties"]
 
 
+def test_a_parameter_named_idempotency_key_gets_the_key_of_the_call():
+    """No model sees it or can give it; a graph that has a key of its own may."""
+    seen: list[str] = []
+
+    @hive.tool()
+    def charge(to: str, idempotency_key: str) -> str:
+        seen.append(idempotency_key)
+        return to
+
+    node = steps.executor(steps.node(NodeKind.TOOL, output_keys=("found",)), charge)
+    loop = steps.executor(steps.node(NodeKind.EVENT_LOOP, output_keys=("found",)), charge)
+    for executor, own in (
+        (node, {}),
+        (node, {"idempotency_key": "mine"}),
+        (loop, {"idempotency_key": "its"}),
+    ):
+        executor.run_sync(steps.lease(StepKind.TOOL, "charge", {"to": "ann", **own}, call=3))
+
+    assert seen == ["run:1:3", "mine", "run:1:3"]
+    assert list((hive.Registry().add(charge).info.schema or {})["properties"]) == ["to"]
+
+
+def test_a_function_may_take_the_key_beside_all_its_inputs():
+    """It does not count as the one parameter that takes the inputs as a dict."""
+    seen: list[Any] = []
+
+    @hive.function()
+    def charge(inputs: dict[str, Any], idempotency_key: str) -> None:
+        seen.extend((inputs, idempotency_key))
+
+    executor = steps.executor(steps.node(NodeKind.FUNCTION), charge)
+    executor.run_sync(steps.lease(StepKind.FUNCTION, "charge", {"a": 1, "b": 2}))
+
+    assert seen == [{"a": 1, "b": 2}, "run:1:0"]
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "retry_after_us"),
     [
