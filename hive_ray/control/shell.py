@@ -565,6 +565,8 @@ class Shell:
         """End what is overdue in a run; one that is parked is loaded only if something is."""
         row = self.engine.parked.get(run_id)
         if row is not None and not 0 < row.due_us <= self._clock.wall_us:
+            if row.due_us:
+                self._timers.add_deadline(Deadline(row.due_us, run_id))
             return
         if not self._away([run_id], lambda refused: self._fire_loaded(run_id, refused)):
             self._fire_loaded(run_id, None)
@@ -639,9 +641,13 @@ class Shell:
         noted, self._to_arm = self._to_arm, {}
         for run_id in noted:
             run = self.engine.runs.get(run_id)
-            due = due_us(run) if run is not None else 0
+            if run is None:
+                continue
+            due = due_us(run)
             if due:
                 self._timers.add_deadline(Deadline(due, run_id))
+            else:
+                self._timers.drop_deadline(run_id)
 
     def rearm_family(self, run_id: str) -> None:
         """Also for its ancestors, whose own deadlines stand still while a child waits."""
@@ -766,7 +772,7 @@ class Shell:
         """One live run less; its waits, if it had any, no longer hold its ancestors' deadlines."""
         self.live_runs -= 1
         run = self.engine.runs[run_id]
-        self.rearm_family(run.parent)
+        self.rearm_family(run_id)
         self.note_erasure(run)
 
     def note_erasure(self, run: Run) -> None:
