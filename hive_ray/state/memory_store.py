@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 
 from hive_ray.errors import AlreadyExists, ObjectMissing, StoreError
@@ -11,7 +12,30 @@ from hive_ray.state.store import checked_name, probe_create_if_absent
 Hook = Callable[[str, str], None]
 """Called with (operation, name); what it raises is what the operation raises."""
 
-_SPACES: dict[str, dict[str, bytes]] = {}
+
+class _Space:
+    """What the stores of one name share: objects, and their names in order, since they are listed often."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.names: list[str] = []
+
+    def write(self, name: str, data: bytes) -> None:
+        if name not in self.objects:
+            insort(self.names, name)
+        self.objects[name] = bytes(data)
+
+    def remove(self, name: str) -> None:
+        if self.objects.pop(name, None) is not None:
+            del self.names[bisect_left(self.names, name)]
+
+    def below(self, prefix: str, after: str) -> list[str]:
+        start = bisect_right(self.names, after) if after > prefix else bisect_left(self.names, prefix)
+        stop = bisect_left(self.names, prefix[:-1] + chr(ord(prefix[-1]) + 1)) if prefix else len(self.names)
+        return self.names[start:stop]
+
+
+_SPACES: dict[str, _Space] = {}
 _LOCK = threading.Lock()
 
 
@@ -30,29 +54,29 @@ class MemoryStore:
         self.before = before
         self.after = after
         with _LOCK:
-            self._objects = _SPACES.setdefault(name, {})
+            self._space = _SPACES.setdefault(name, _Space())
 
     def create(self, name: str, data: bytes) -> None:
         """Write an object that must not exist yet."""
         self._enter("create", name)
         with _LOCK:
-            if name in self._objects:
+            if name in self._space.objects:
                 raise AlreadyExists(f"{self.url}/{name} exists already")
-            self._objects[name] = bytes(data)
+            self._space.write(name, data)
         self._leave("create", name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace an object."""
         self._enter("put", name)
         with _LOCK:
-            self._objects[name] = bytes(data)
+            self._space.write(name, data)
         self._leave("put", name)
 
     def get(self, name: str) -> bytes:
         """Read a whole object; raises ``ObjectMissing``."""
         self._enter("get", name)
         with _LOCK:
-            data = self._objects.get(name)
+            data = self._space.objects.get(name)
         if data is None:
             raise ObjectMissing(f"{self.url}/{name} does not exist")
         self._leave("get", name)
@@ -69,7 +93,7 @@ class MemoryStore:
         """Name the objects below a folder that sort behind ``after``."""
         self._enter("list", prefix)
         with _LOCK:
-            names = sorted(name for name in self._objects if name.startswith(prefix) and name > after)
+            names = self._space.below(prefix, after)
         self._leave("list", prefix)
         return names
 
@@ -77,7 +101,7 @@ class MemoryStore:
         """Remove an object; one that is absent is no error."""
         self._enter("delete", name)
         with _LOCK:
-            self._objects.pop(name, None)
+            self._space.remove(name)
         self._leave("delete", name)
 
     def probe(self) -> None:

@@ -82,12 +82,14 @@ def _node(choose: Choices, id: str, body: CompiledGraph | None) -> NodePlan:
     return _llm(choose, id, keys) if kind < 5 else _plain(choose, id, keys)
 
 
-def random_graph(choose: Choices, depth: int = 0, name: str = "g", max_steps: int = 8) -> CompiledGraph:
-    """Up to six nodes of all kinds, with branches, joins, cycles and, in two levels, bodies."""
+def random_graph(
+    choose: Choices, depth: int = 0, name: str = "g", max_steps: int = 8, most_nodes: int = 6
+) -> CompiledGraph:
+    """Up to ``most_nodes`` of all kinds, with branches, joins, cycles and, in two levels, bodies."""
     body = None
     if depth < 2 and choose.number(0, 2) == 0:
         body = random_graph(choose, depth + 1, name, max_steps)
-    count = choose.number(1, 6 - 2 * depth)
+    count = choose.number(1, most_nodes - 2 * depth)
     nodes = [_node(choose, f"n{index}", body) for index in range(count)]
     # A spine, so that most nodes are reached; and edges between any two, also back.
     arcs = [(choose.number(0, index - 1), index) for index in range(1, count)]

@@ -21,7 +21,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         told = History(options.seed).play()
-        print(f"seed {told.seed}: {told.events} run-steps ({told.steps} attempts), {told.faults}")
+        print(f"seed {told.seed}: {told.steps} run-steps ({told.events} events), {told.faults}")
         return 0
     totals = campaign.run(options.first, options.seeds, options.processes, options.seconds, options.saved)
     for failure in totals.failures:

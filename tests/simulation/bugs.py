@@ -103,15 +103,15 @@ def forgotten_key(patch: pytest.MonkeyPatch) -> None:
 
 
 BUGS: dict[Switch, int] = {
-    no_fencing: 5,
-    commit_after_effect: 2,
-    lease_outside_the_state: 2,
-    retry_of_what_must_not_be_repeated: 10,
-    settled_twice: 5,
-    lost_wake_up: 20,
-    snapshot_without_a_dirty_run: 10,
-    acknowledged_before_durable: 2,
-    last_segment_skipped: 5,
-    forgotten_key: 20,
+    no_fencing: 2,
+    commit_after_effect: 1,
+    lease_outside_the_state: 1,
+    retry_of_what_must_not_be_repeated: 6,
+    settled_twice: 2,
+    lost_wake_up: 8,
+    snapshot_without_a_dirty_run: 3,
+    acknowledged_before_durable: 1,
+    last_segment_skipped: 1,
+    forgotten_key: 2,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 import traceback
@@ -13,7 +14,9 @@ from pathlib import Path
 import msgspec
 
 from tests.simulation.history import History, Told
+from tests.simulation.plan import LEAST_KINDS
 
+LEAST_STEPS = 100
 BATCH = 4
 """Seeds that a process plays before it tells what came of them."""
 
@@ -32,12 +35,12 @@ class Totals(msgspec.Struct):
     next_seed: int = 0
     histories: int = 0
     steps: int = 0
-    """Attempts that were given out."""
+    """Run-steps: attempts whose end is durable."""
     events: int = 0
-    """Transitions of runs, each durable and checked."""
+    """Durable events, each checked."""
     inputs: int = 0
     short: int = 0
-    """Histories in which the faults left less than 100 run-steps."""
+    """Histories in which the faults left less than 100 run-steps, or which had less than three kinds."""
     seconds: float = 0.0
     faults: dict[str, int] = {}
     failures: list[Failure] = []
@@ -47,7 +50,7 @@ class Totals(msgspec.Struct):
         self.steps += told.steps
         self.events += told.events
         self.inputs += told.inputs
-        self.short += told.events < 100
+        self.short += told.steps < LEAST_STEPS or len(told.faults) < LEAST_KINDS
         for kind, number in told.faults.items():
             self.faults[kind] = self.faults.get(kind, 0) + number
 
@@ -63,12 +66,12 @@ class Totals(msgspec.Struct):
 
     def summary(self) -> str:
         """One line, and one of the faults by kind."""
-        rate = self.events / max(self.seconds, 1e-9)
+        rate = self.steps / max(self.seconds, 1e-9)
         faults = " ".join(f"{kind}={number}" for kind, number in sorted(self.faults.items()))
         return (
-            f"{self.histories} histories, {len(self.failures)} failed, {self.events} run-steps "
-            f"({self.steps} attempts), {sum(self.faults.values())} faults, {self.seconds:.0f} s, "
-            f"{rate:.0f} run-steps/s\n{faults}"
+            f"{self.histories} histories, {len(self.failures)} failed, {self.short} short, "
+            f"{self.steps} run-steps ({self.events} events), {sum(self.faults.values())} faults, "
+            f"{self.seconds:.0f} s, {rate:.0f} run-steps/s\n{faults}"
         )
 
 
@@ -83,6 +86,8 @@ def play(seed: int) -> Told | Failure:
 
 def _play_batch(first: int, count: int) -> Totals:
     logging.disable(logging.CRITICAL)
+    gc.freeze()
+    gc.disable()
     totals = Totals()
     for seed in range(first, first + count):
         told = play(seed)

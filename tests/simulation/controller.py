@@ -39,9 +39,12 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "simulation"
 DIGEST_KEY = b"k" * 32
+TICK_US, MOST_TICK_US = 100_000, 800_000
 RETRY_WRITE_US = 200_000
 RETRY_RECOVERY_US = 300_000
 FIRST_CLUSTER = "cluster-1"
+UNLUCKY_TRIES = 6
+"""Recoveries that fail before the store is spared: with hundreds of segments none might ever succeed."""
 MOST_TRIES = 4
 """After which another cluster gives up waiting for the owner to become stale."""
 
@@ -80,6 +83,8 @@ class Controller:
         self._calls: dict[int, tuple[Call, object]] = {}
         self._numbers = 0
         self._flush_due = False
+        self._pause_us = TICK_US
+        self._ticked_seq = 0
         self._tries = 0
         self._nonce = world.token_hex(16)
 
@@ -97,7 +102,7 @@ class Controller:
         calls, self._calls = self._calls, {}
         for call, _ in calls.values():
             call.fail()
-        self.world.controller_died()
+        self.world.controller_died(self)
 
     def _recover(self) -> None:
         """Until it succeeds; a damaged object stops it."""
@@ -147,6 +152,7 @@ class Controller:
         engine = found.engine
         shell = self._shell_of(found)
         self.shell = shell
+        self._tries = 0
         self.durable_seq = engine.seq
         self.epoch = engine.fleet.epoch
         engine.sink = self._record
@@ -183,7 +189,8 @@ class Controller:
         if self.busy:
             self.world.let_others_run()
             self.process.boundary()
-        self.world.weather.before(operation, name)
+        if self._tries < UNLUCKY_TRIES:
+            self.world.weather.before(operation, name)
 
     def _after(self, operation: str, name: str) -> None:
         pending = self._in_flight
@@ -300,7 +307,15 @@ class Controller:
             shell.tick(self._clock())
             self._check()
             self._flush_soon()
-            self._later(self.world.tick_us, self._tick)
+            self._later(self._tick_us(), self._tick)
+
+    def _tick_us(self) -> int:
+        """While nothing is decided the ticks come less often, as on a machine that has other things to do."""
+        assert self.shell is not None
+        seq = self.shell.engine.seq
+        self._pause_us = TICK_US if seq != self._ticked_seq else min(2 * self._pause_us, MOST_TICK_US)
+        self._ticked_seq = seq
+        return self._pause_us
 
     # --- what comes in ---------------------------------------------------------------------------
 

@@ -16,15 +16,20 @@ from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
 from tests.core.graphs import Facts
-from tests.simulation import afterwards
-from tests.simulation.monkey import HOUR_US, Monkey
-from tests.simulation.people import Onlooker, Operators, People, User
-from tests.simulation.plan import Plan, plan
+from tests.simulation import afterwards, monkey, onlooker, operators
+from tests.simulation.monkey import HOUR_US
+from tests.simulation.moves import Pace, Player
+from tests.simulation.people import People, User
+from tests.simulation.plan import LEAST_KINDS, Plan, plan
 from tests.simulation.world import POOLS, World
 
-TURNS_A_STEP = 100
+LEAST_TURNS, TURNS_A_STEP = 3_000, 30
 """Happenings after which a history that makes no progress is brought to its end."""
+IDLE_TURNS = 200
+"""Happenings without an event after which time is let pass."""
 CHUNK_US = 500_000
+MANY_EVENTS = 5_000
+"""From so many on a history is looked back at less often: that would take longer than to play it."""
 
 
 class Told(NamedTuple):
@@ -32,8 +37,9 @@ class Told(NamedTuple):
 
     seed: int
     steps: int
-    """Attempts that were given out and became durable."""
+    """Run-steps: attempts whose end is durable."""
     events: int
+    """Durable events, each checked."""
     inputs: int
     faults: dict[str, int]
 
@@ -45,6 +51,8 @@ class History:
         chance = Random(seed)
         self.plan = drawn or plan(chance, steps)
         self.world = World(seed, self.plan, chance)
+        self._quiet = 0
+        """Times in a row that time was let pass, and nothing came of it."""
 
     def play(self) -> Told:
         """Raises ``AssertionError`` where an invariant is broken."""
@@ -59,33 +67,55 @@ class History:
             forget_memory(self.world._space)
         ledger = self.world.ledger
         return Told(
-            self.world.seed, ledger.started, ledger.events, self.world.inputs, self.world.all_faults()
+            self.world.seed, len(ledger.seen), ledger.events, self.world.inputs, self.world.all_faults()
         )
 
     def _begin(self) -> None:
         world = self.world
         world.start_controller()
-        for pool in POOLS:
-            world.start_worker(pool)
-        for _ in range(int(world.chance.random() * 4)):
-            world.start_worker(POOLS[int(world.chance.random() * 3)])
+        for number in range(self.plan.workers):
+            world.start_worker(POOLS[number] if number < len(POOLS) else world.pick(POOLS))
         self.users = [User(world, number) for number in range(self.plan.users)]
         for user in self.users:
             world.clock.after(int(world.chance.random() * 50_000), user.go_on)
         self.people = People(world)
-        if self.plan.has("commands"):
-            Operators(world)
-        Onlooker(world)
-        Monkey(world)
+        plan = self.plan
+        monkey.set_rates(world)
+        Player(world, monkey.MOVES, Pace(plan.every_us, plan.every_steps, plan.most_faults), world.faults)
+        Player(world, operators.MOVES, Pace(plan.every_us, 8), world.faults)
+        Player(world, onlooker.MOVES, Pace(200_000, 16), world.moves)
 
     def _live(self) -> None:
         """Until enough steps were given out, or too much time went by."""
-        world = self.world
-        turn, ledger, steps = world.clock.turn, world.ledger, self.plan.steps
-        for _ in range(TURNS_A_STEP * steps):
+        turn, ledger, steps = self.world.clock.turn, self.world.ledger, self.plan.steps
+        events = idle = 0
+        for _ in range(LEAST_TURNS + TURNS_A_STEP * steps):
             turn()
-            if ledger.started >= steps:
+            if ledger.started >= steps and self._was_faulty():
                 return
+            if events != ledger.moves:
+                events, idle, self._quiet = ledger.moves, 0, 0
+            idle += 1
+            if idle > IDLE_TURNS:
+                self._let_time_pass()
+                idle = 0
+
+    def _was_faulty(self) -> bool:
+        return len(self.world.all_faults()) >= LEAST_KINDS
+
+    def _let_time_pass(self) -> None:
+        """Nothing moves: only time can end what is left, be it seconds or three days.
+
+        Mostly as much as until the next deadline, or nearly: hours in which everybody waits show nothing.
+        """
+        world = self.world
+        self._quiet += 1
+        longest_us = min(1_000_000 * 8**self._quiet, 30 * HOUR_US)
+        us = int(world.chance.random() * longest_us)
+        deadline_us = world.next_deadline_us() - world.clock.wall_us
+        if deadline_us > us and world.chance.random() < 0.8:
+            us = deadline_us + int((world.chance.random() - 0.5) * 200_000)
+        world.clock.stall(max(us, 0))
 
     def _calm_down(self) -> None:
         """No more faults; what is stopped goes on, and one controller stands."""
@@ -108,18 +138,18 @@ class History:
         """Let everything come to its end: people answer, or the deadlines do."""
         world = self.world
         for _ in range(400):
-            before = world.ledger.events
+            before = world.ledger.moves
             world.clock.pass_time(CHUNK_US)
             if self._is_over():
                 return
-            if world.ledger.events == before:
-                # Nothing moves: only time can end what is left, be it an hour or three days.
-                world.clock.stall(HOUR_US * (1 + int(world.chance.random() * 12)))
+            if world.ledger.moves == before:
+                self._let_time_pass()
+            else:
+                self._quiet = 0
         raise AssertionError(f"does not end: {self._left()}")
 
     def _left(self) -> list[str]:
-        ledger = self.world.ledger
-        return [run for run in ledger.runs if run not in ledger.ended]
+        return list(self.world.ledger.live)
 
     def _is_over(self) -> bool:
         world = self.world
@@ -151,7 +181,7 @@ class History:
 
     def _look_back(self, engine: Engine) -> None:
         """Now and then, as operators do: it reads everything again."""
-        way = self.world.seed % 8
+        way = self.world.seed % (8 if self.world.ledger.events < MANY_EVENTS else 32)
         if way == 0:
             afterwards.check_store(self.world.raw)
         elif way == 1:

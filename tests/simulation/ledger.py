@@ -33,8 +33,10 @@ class Ledger:
         self.seq = 0
         self.at_us = 0
         self.events = 0
+        self.moves = 0
+        """Events of runs: something goes on."""
         self.started = 0
-        """Attempts given out: the run-steps of a history."""
+        """Attempts given out."""
         self.attempts: dict[AttemptRef, Attempt] = {}
         self.given: set[tuple[str, int, int, int, int]] = set()
         """Every attempt that was ever given out, with the epoch that gave it."""
@@ -46,6 +48,9 @@ class Ledger:
         self.questions: dict[str, None] = {}
         self.runs: dict[str, str] = {}
         """Run to its parent."""
+        self.names: list[str] = []
+        """Every run, oldest first."""
+        self.live: dict[str, None] = {}
         self.ended: dict[str, str] = {}
         """Run to the kind of its end."""
         self.used_keys: dict[str, tuple[str, int]] = {}
@@ -62,6 +67,7 @@ class Ledger:
         assert seq == self.seq + 1, f"event {seq} follows event {self.seq}"
         self.seq = seq
         self.events += 1
+        self.moves += bool(event.run)
         note = _NOTES.get(event.__class__)
         if note is not None:
             note(self, event)
@@ -108,6 +114,8 @@ class Ledger:
     def _submitted(self, event: ev.RunSubmitted) -> None:
         assert event.run not in self.runs, f"{event.run} was submitted twice"
         self.runs[event.run] = event.parent
+        self.names.append(event.run)
+        self.live[event.run] = None
         if event.idempotency_key:
             used = self.used_keys.get(event.idempotency_key)
             assert used is None or self.at_us - used[1] > KEY_KEPT_US, f"{event.run} and {used} share a key"
@@ -116,6 +124,7 @@ class Ledger:
     def _ended(self, event: ev.Event) -> None:
         assert event.run not in self.ended, f"{event.run} ended twice"
         self.ended[event.run] = event.__class__.__name__
+        del self.live[event.run]
 
 
 _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {

@@ -1,26 +1,22 @@
-"""Users who submit runs, people who answer questions, and operators who interfere."""
+"""Users who submit runs, and people who answer questions."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from hive_ray.control.queries import (
-    GetAgent,
-    GetRun,
-    ListAgents,
-    ListApprovals,
-    ListRuns,
-    ListWorkers,
-    WatchRun,
-)
+from hive_ray.control.queries import ListApprovals, WatchRun
 from hive_ray.control.views import Answer, RunView, WaitView
-from hive_ray.core.commands import Cancel, Complete, Pause, Register, Resolve, Resume, Signal, Submit
+from hive_ray.core.commands import Complete, Resolve, Resume, Signal, Submit
 from hive_ray.core.messages import StepContent
 from tests.core.story import content, values
 from tests.simulation.world import World
 
 RETRY_US = 300_000
+MOST_PATIENCE = 32
+"""Retries come so many times later at most, when nobody answers again and again."""
+LOOK_US, MOST_LOOK_US = 60_000, 2_000_000
+"""Between two looks at what is asked; longer while there is nothing to answer."""
 ENDED = ("succeeded", "failed", "cancelled")
 TRANSIENT = ("unavailable", "overloaded")
 
@@ -33,6 +29,7 @@ class User:
         self.number = number
         self.runs = 0
         self.tries = 0
+        self._patience = 1
         self.run = ""
         """The run that was acknowledged; empty while there is none."""
         self.idle = True
@@ -47,6 +44,8 @@ class User:
         self.tries = 0
         self.run = ""
         chance = world.chance.random
+        self.name = f"u{self.number}.{self.runs}"
+        self.minted = self._mint()
         self.has_key = chance() < 0.5
         self.graph = world.graphs[int(chance() * len(world.graphs))]
         tight = 5 + int(chance() * 55)
@@ -54,12 +53,15 @@ class User:
         self.budget_nanousd = tight if limited else -1
         self.submit()
 
+    def _mint(self) -> str:
+        """A run id as the ingress makes them: ordered by time, so that few lie between two older ones."""
+        return f"{self.world.clock.wall_us // 1000:012x}-{self.name}.{self.tries}"
+
     def submit(self) -> None:
         """With a key a repeat may come through another replica, which makes another run id."""
         self.tries += 1
-        name = f"{self.number}-{self.runs}"
-        run = f"u{name}.{self.tries}" if self.has_key else f"u{name}"
-        key = f"key{name}" if self.has_key else ""
+        run = self._mint() if self.has_key else self.minted
+        key = f"key-{self.name}" if self.has_key else ""
         given = content(list=[1, 2, 3], k=self.runs % 2 == 0)
         command = Submit(
             run, "q", "team", "agent", self.graph, given, "digest", key, budget_nanousd=self.budget_nanousd
@@ -67,7 +69,7 @@ class User:
         self.world.ask(command, self._submitted, self._again)
 
     def _again(self) -> None:
-        self.world.clock.after(int(RETRY_US * self.world.chance.random()), self.submit)
+        self.world.clock.after(self._pause_us(), self.submit)
 
     def _submitted(self, answer: Answer) -> None:
         refused = answer.refused
@@ -80,20 +82,21 @@ class User:
             return
         view = answer.value
         assert isinstance(view, RunView)
-        name = f"u{self.number}-{self.runs}"
-        assert view.run_id.partition(".")[0] == name, f"{name} was answered with {view.run_id}"
+        named = view.run_id.partition("-")[2].rpartition(".")[0]
+        assert named == self.name, f"{self.name} was answered with {view.run_id}"
         known = self.world.ledger.runs
         assert view.run_id in known, f"{view.run_id} was acknowledged before it was durable"
         self.run = view.run_id
+        self._patience = 1
         self.world.acknowledged_runs[self.run] = None
         if self.has_key and self.world.chance.random() < 0.2:
-            self.world.ask(self._repeat(), partial(self._repeated, f"key{name[1:]}", self.run), _nothing)
+            self.world.ask(self._repeat(), partial(self._repeated, f"key-{self.name}", self.run), nothing)
         self.watch()
 
     def _repeat(self) -> Submit:
-        name = f"{self.number}-{self.runs}"
         given = content(list=[1, 2, 3], k=self.runs % 2 == 0)
-        return Submit(f"u{name}.again", "q", "team", "agent", self.graph, given, "digest", f"key{name}")
+        key = f"key-{self.name}"
+        return Submit(f"{self._mint()}again", "q", "team", "agent", self.graph, given, "digest", key)
 
     def _repeated(self, key: str, run: str, answer: Answer) -> None:
         """The same key gets the same run, however often it is asked."""
@@ -106,7 +109,12 @@ class User:
         self.world.ask(WatchRun(self.run, after_seq, until_end), self._seen, self._watch_again)
 
     def _watch_again(self) -> None:
-        self.world.clock.after(200_000, self.watch)
+        self.world.clock.after(self._pause_us(), self.watch)
+
+    def _pause_us(self) -> int:
+        """Longer each time, until somebody answers."""
+        self._patience = min(2 * self._patience, MOST_PATIENCE)
+        return int(RETRY_US * self._patience * self.world.chance.random())
 
     def _seen(self, answer: Answer) -> None:
         # One who is replaced and does not know it may not know the run: ``World.leaves`` holds who may.
@@ -114,6 +122,7 @@ class User:
             assert self.run in self.world.ledger.ended, f"{self.run} was told to have ended, and has not"
             self.go_on()
         elif answer.refused is None:
+            self._patience = 1
             self.watch(answer.value.seq)
         else:
             self._watch_again()
@@ -127,16 +136,19 @@ class People:
         self.world = world
         self.answered = 0
         self.helpful = world.plan.people
+        self._pause_us = LOOK_US
         self._look()
 
     def _look(self) -> None:
         ledger = self.world.ledger
         if self.helpful and len(ledger.questions) > len(ledger.answers):
-            self.world.ask(ListApprovals(), self._found, _nothing)
-        self.world.clock.after(60_000, self._look)
+            self.world.ask(ListApprovals(), self._found, nothing)
+        self.world.clock.after(self._pause_us, self._look)
+        self._pause_us = min(2 * self._pause_us, MOST_LOOK_US)
 
     def _found(self, answer: Answer) -> None:
         for wait in answer.value or ():
+            self._pause_us = LOOK_US
             after_us = int(self.world.chance.random() ** 2 * 100_000)
             self.world.clock.after(after_us, partial(self._answer, wait))
             if self.world.chance.random() < 0.15:
@@ -146,7 +158,7 @@ class People:
         command = self._command(wait)
         if command is not None:
             self.answered += 1
-            self.world.ask(command, _nothing_to_say, _nothing)
+            self.world.ask(command, nothing_to_say, nothing)
 
     def _command(self, wait: WaitView) -> Any:
         choice = int(self.world.chance.random() * 64)
@@ -183,61 +195,9 @@ class People:
         return "" if outside.under_way.get(step) else "did_not_happen"
 
 
-class Operators:
-    """Cancel, pause and resume runs, whatever these are doing."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._act()
-
-    def _act(self) -> None:
-        world = self.world
-        if world.calm:
-            return
-        runs = [run for run in world.ledger.runs if run not in world.ledger.ended]
-        if runs:
-            run = runs[int(world.chance.random() * len(runs))]
-            kind = int(world.chance.random() * 8)
-            command = (
-                Cancel(run, "no longer needed") if kind == 0 else Pause(run) if kind < 4 else Resume(run)
-            )
-            world.count("commands")
-            world.ask(command, _nothing_to_say, _nothing)
-        world.clock.after(int(world.plan.every_us * world.chance.random()), self._act)
-
-
-class Onlooker:
-    """A console that asks for everything, all the time."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._look()
-
-    def _look(self) -> None:
-        world = self.world
-        if world.calm:
-            return
-        chance = int(world.chance.random() * 64)
-        known = list(world.ledger.runs)
-        run = known[chance % len(known)] if known else "none"
-        query = (
-            GetRun(run),
-            WatchRun(run),
-            ListRuns(limit=1 + chance % 7, status=("", "waiting", "succeeded,failed")[chance % 3]),
-            ListRuns("team", before=run, limit=2, children=True),
-            ListApprovals("team", run),
-            ListWorkers(),
-            ListAgents("team"),
-            GetAgent("team", "a0"),
-            Register("a0", "team", world.graphs[0]),
-        )[chance % 9]
-        world.ask(query, _nothing_to_say, _nothing)
-        world.clock.after(50_000 + chance * 20_000, self._look)
-
-
-def _nothing() -> None:
+def nothing() -> None:
     """Nobody minds that no answer came."""
 
 
-def _nothing_to_say(answer: Answer) -> None:
+def nothing_to_say(answer: Answer) -> None:
     """Nobody minds what the answer is: others may have been faster."""

@@ -41,6 +41,11 @@ class Plan(NamedTuple):
     """Attempts to give out before the faults stop."""
     users: int
     """Runs that are submitted side by side."""
+    workers: int
+    slots: int
+    """Most slots of a worker."""
+    most_faults: int
+    """That happen at a moment."""
     every_us: int
     """Mean time between two faults that happen at a moment."""
     every_steps: int
@@ -65,21 +70,54 @@ class Plan(NamedTuple):
         return kind in self.kinds
 
 
+CROWDED = 0.15
+"""Share of histories with many runs side by side, in which much happens in each exchange and segment."""
+
+
+class _Size(NamedTuple):
+    """How large a history is drawn; each number is a least and what chance may add."""
+
+    steps: tuple[int, int]
+    users: tuple[int, int]
+    workers: tuple[int, int]
+    slots: tuple[int, int]
+    faults: tuple[int, int]
+
+
+SMALL = _Size(steps=(110, 500), users=(6, 60), workers=(2, 6), slots=(3, 20), faults=(4, 24))
+LARGE = _Size(steps=(1_500, 4_000), users=(60, 200), workers=(4, 8), slots=(8, 40), faults=(6, 30))
+ALONE = 0.1
+"""Share of the small ones in which a few runs have the controller to themselves."""
+
+
 def plan(chance: Random, steps: int = 0) -> Plan:
     """Draw a plan; ``steps`` overrides its size."""
     count = LEAST_KINDS + int(chance.random() * (len(KINDS) - LEAST_KINDS - 4))
     kinds = tuple(sorted(chance.sample(KINDS, count)))
-    drawn = int(120 + chance.random() ** 3 * 900)
+    size = LARGE if chance.random() < CROWDED else SMALL
+
+    def number(bounds: tuple[int, int]) -> int:
+        """The least is the likeliest."""
+        return bounds[0] + int(chance.random() ** 2 * bounds[1])
+
+    drawn, users, workers, slots, faults = map(number, size)
+    wanted = steps or drawn
+    if size is SMALL and chance.random() < ALONE:
+        users, slots = 1 + users % 5, 1 + slots % 3
+    snapshots = 2 + int(chance.random() ** 2 * 8)
     return Plan(
         kinds,
-        steps or drawn,
-        1 + int(chance.random() ** 2 * 60),
-        int(20_000 + chance.random() ** 2 * 400_000),
-        4 + int(chance.random() ** 2 * 60),
+        wanted,
+        users,
+        workers,
+        slots,
+        faults,
+        int(20_000 + chance.random() ** 2 * 200_000),
+        1 + wanted // faults,
         0.002 + chance.random() ** 3 * 0.04,
-        chance.random() < 0.2,
-        chance.random() < 0.7,
-        4 + int(chance.random() ** 2 * 120),
+        size is SMALL and chance.random() < 0.15,
+        size is LARGE or chance.random() < 0.8,
+        max(4, wanted // 2 // snapshots),
         chance.random() < 0.7,
         int(chance.random() ** 2 * 3_000_000),
         chance.random() < 0.5,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from hive_ray.control import snapshotting
 from hive_ray.control.queries import WatchRun
@@ -16,7 +16,7 @@ from hive_ray.core.engine import Engine
 from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest, WorkerInfo
 from hive_ray.errors import Corrupt
-from hive_ray.graph.compiled import encode_graph
+from hive_ray.graph.compiled import CompiledGraph, NodeKind, encode_graph
 from hive_ray.state import snapshots
 from hive_ray.state.key_providers import LocalKey
 from hive_ray.state.keyring import Keyring
@@ -30,7 +30,9 @@ from tests.simulation.ledger import Ledger
 from tests.simulation.outside import Chooser, Outside
 from tests.simulation.plan import Plan
 
-POOLS = ("function", "llm", "tool")
+T = TypeVar("T")
+MOST_NODES = 10
+POOLS = ("function", "llm")
 _NAMES = count()
 
 
@@ -42,25 +44,23 @@ class World:
         self.plan = plan
         self.chance = chance
         self.clock = SimulatedClock()
-        self.network = Network(self.clock, chance)
-        self.network.timeout_us, self.network.late_us = 3_000_000, 2_000_000
+        self.network = _network(self.clock, chance)
         self.weather = Weather(chance)
         self.ledger = Ledger()
         self.outside = Outside(chance, self.ledger)
-        self.limits = Limits(
-            poll_us=1_000_000, attach_grace_us=2_000_000, term_us=3_000_000, heartbeat_us=500_000
-        )
-        self.tick_us = 100_000
+        self.limits = Limits()
         self.controllers: list[Controller] = []
+        self.alive: list[Controller] = []
+        """Those whose process lives, stopped or not, oldest first."""
         self.workers: list[ScriptedWorker] = []
         self.faults: dict[str, int] = {}
-        self.inputs = 0
-        self.newest_epoch = 0
+        self.moves: dict[str, int] = {}
+        """What was done that is no fault, by name."""
+        self.inputs = self.newest_epoch = self._depth = 0
         self.damaged: dict[str, bytes] = {}
         """Objects as they were before they were damaged."""
         self.acknowledged_runs: dict[str, None] = {}
         self.calm = False
-        self._depth = 0
         self._numbers = count(1)
         self._space = f"simulation-{next(_NAMES)}"
         self.raw = MemoryStore(self._space)
@@ -73,6 +73,10 @@ class World:
     def shorten_snapshots(self) -> None:
         """Small histories get snapshots too."""
         snapshotting.EVERY_SEGMENTS = 2 * self.plan.snapshot_segments
+
+    def pick(self, options: Sequence[T]) -> T:
+        """One of them."""
+        return options[int(self.chance.random() * len(options))]
 
     def token_hex(self, size: int) -> str:
         """A nonce, from the seed."""
@@ -129,7 +133,7 @@ class World:
         choose = Chooser(self.chance)
         versions: list[str] = []
         for number in range(choose.number(1, 3)):
-            graph = random_graph(choose, name=f"g{number}.", max_steps=choose.pick((8, 8, 20)))
+            graph = _with_steps(choose, f"g{number}.", choose.pick((8, 20, 20)))
             self.outside.add_graph(graph)
             self.blobs.put_graph(graph.version, encode_graph(graph), STATE_KEY if self.keyring else NO_KEY)
             versions.append(graph.version)
@@ -140,27 +144,40 @@ class World:
     def start_controller(self, cluster: str = "cluster-1", take_over: bool = False) -> Controller:
         controller = Controller(self, next(self._numbers), cluster, take_over)
         self.controllers.append(controller)
+        self.alive.append(controller)
         controller.start()
         return controller
 
-    def controller_died(self) -> None:
+    def controller_died(self, controller: Controller) -> None:
         """Whoever watches over it starts another, unless one is there."""
+        self.alive.remove(controller)
         self.clock.after(int(self.chance.random() * 600_000), self.start_if_none)
 
     def start_if_none(self) -> None:
-        if not any(c.process.alive and not c.process.stopped for c in self.controllers):
+        if all(controller.process.stopped for controller in self.alive):
             self.start_controller()
 
     def ready(self) -> Controller | None:
         """The newest controller that answers."""
-        for controller in reversed(self.controllers):
-            if controller.process.alive and not controller.process.stopped and controller.shell is not None:
+        for controller in reversed(self.alive):
+            if not controller.process.stopped and controller.shell is not None:
                 return controller
         return None
 
+    def next_deadline_us(self) -> int:
+        """Wall time of the next deadline, if a controller waits for nothing else; else 0."""
+        controller = self.ready()
+        if controller is None or controller.shell is None:
+            return 0
+        fleet = controller.shell.engine.fleet
+        if any(worker.leases for worker in fleet.workers.values()) or any(fleet.queues.values()):
+            return 0
+        deadlines = controller.shell._timers._deadlines
+        return deadlines[0].due_us if deadlines else 0
+
     def lookup(self) -> Controller | None:
         """Whom a name service knows: the newest, and now and then an older one."""
-        alive = [c for c in self.controllers if c.process.alive]
+        alive = self.alive
         if not alive:
             return None
         if len(alive) > 1 and not self.calm and self.chance.random() < 0.1:
@@ -240,7 +257,13 @@ class World:
     def start_worker(self, pool: str) -> ScriptedWorker:
         number = next(self._numbers)
         info = WorkerInfo(
-            f"{pool}-{number}", pool, 1 + int(self.chance.random() * 6), "host", "boot", number, 1
+            f"{pool}-{number}",
+            pool,
+            1 + int(self.chance.random() * self.plan.slots),
+            "host",
+            "boot",
+            number,
+            1,
         )
         process = SimulatedProcess(info.worker)
         worker = ScriptedWorker(info, process, self.clock, self.outside, self._send)
@@ -269,8 +292,31 @@ class World:
         self.start_worker(worker.info.pool)
 
     def _tell_death(self, worker: ScriptedWorker) -> None:
-        for controller in self.controllers:
+        for controller in list(self.alive):
             controller.lose_worker(worker.info.worker, "killed")
 
     def live_workers(self) -> list[ScriptedWorker]:
         return [worker for worker in self.workers if worker.process.alive]
+
+
+def _network(clock: SimulatedClock, chance: Random) -> Network:
+    network = Network(clock, chance)
+    network.timeout_us, network.late_us = 2_000_000, 3_000_000
+    return network
+
+
+def _with_steps(choose: Chooser, name: str, max_steps: int) -> CompiledGraph:
+    """A random graph that gives work: it, and each of its bodies, has steps of its own."""
+    while True:
+        graph = random_graph(choose, name=name, max_steps=max_steps, most_nodes=MOST_NODES)
+        if _gives_work(graph):
+            return graph
+
+
+def _gives_work(graph: CompiledGraph) -> bool:
+    busy = sum(node.kind not in _WITHOUT_STEPS for node in graph.nodes)
+    begins = graph.nodes[graph.entry].kind is not NodeKind.HUMAN_INPUT
+    return begins and 2 * busy >= len(graph.nodes) and all(map(_gives_work, graph.subgraphs))
+
+
+_WITHOUT_STEPS = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
