@@ -55,7 +55,8 @@ def _section(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
     yield f"{_prose(model.__doc__ or '')}\n"
     yield "| key | default | meaning |\n|---|---|---|"
     nested: list[tuple[str, type[BaseModel]]] = []
-    for name, info in model.model_fields.items():
+    for field, info in model.model_fields.items():
+        name = info.alias or field
         inner = _model_in(info.annotation)
         if inner is not None:
             nested.append((f"{prefix}{name}{_many(info.annotation)}", inner))

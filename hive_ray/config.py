@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from hive_ray.config_approvals import ApprovalsSettings
 from hive_ray.config_base import Name, Secret, SecretRef, Section, TextOrSecret, absolute, refuse
 from hive_ray.config_budgets import (
     AccountName,
@@ -314,15 +315,6 @@ class LimitsSettings(Section):
     """Turns of an `event_loop` node that says nothing."""
     idempotency_key_s: PositiveFloat = _DAY_S
     """Seconds for which an `Idempotency-Key` is remembered."""
-
-
-class ApprovalsSettings(Section):
-    """What holds for a human node that says nothing."""
-
-    default_deadline_s: PositiveFloat = 3 * _DAY_S
-    """Seconds until a wait for a human fails with `EXPIRED`."""
-    owner: str = ""
-    """Principal or role that is asked; empty asks anyone of the team."""
 
 
 class HttpSettings(Section):

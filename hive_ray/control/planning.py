@@ -6,9 +6,11 @@ import hashlib
 from decimal import Decimal
 
 from hive_ray.config import Settings
+from hive_ray.config_approvals import ApprovalsSettings
 from hive_ray.config_budgets import BudgetSettings
 from hive_ray.core.commands import ApplyPlan
 from hive_ray.core.plan import CLASSES, AccountPlan, ControlPlan, RatePlan, encode_plan
+from hive_ray.graph.asking import ApprovalsPlan, Asked, AskPlan, Final, chain_of
 
 
 def plan_of(settings: Settings) -> ControlPlan:
@@ -20,6 +22,7 @@ def plan_of(settings: Settings) -> ControlPlan:
         weights=dict(settings.shares.weights),
         priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
         longest_wait_us=round(settings.retries.longest_wait_s * 1e6),
+        approvals=_approvals(settings.approvals),
     )
 
 
@@ -27,6 +30,15 @@ def apply_plan(settings: Settings, principal: str) -> ApplyPlan:
     """The command that puts the settings' plan in force; the same settings give the same digest."""
     data = encode_plan(plan_of(settings))
     return ApplyPlan(data, hashlib.sha256(data).hexdigest(), principal)
+
+
+def _approvals(settings: ApprovalsSettings) -> ApprovalsPlan:
+    chain = chain_of(
+        settings.owner,
+        round(settings.default_deadline_s * 1e6),
+        [Asked(step.owner, round(step.after_s * 1e6)) for step in settings.escalate],
+    )
+    return ApprovalsPlan(AskPlan(chain, Final(settings.final), settings.four_eyes), settings.single_user)
 
 
 def _account(settings: BudgetSettings) -> AccountPlan:

@@ -262,7 +262,8 @@ class Shell:
 
     def _at(self, clock: Clock) -> Moment:
         self._clock = clock
-        self._now = Moment(clock.wall_us, clock.chance, clock.mono_us)
+        asks = self.engine.force.plan.approvals.asks
+        self._now = Moment(clock.wall_us, clock.chance, clock.mono_us, asks)
         return self._now
 
     # --- workers ---------------------------------------------------------------------------------
@@ -845,6 +846,10 @@ def _asked(shell: Shell, event: ev.ApprovalRequested | ev.ApprovalResolved) -> N
     shell.rearm_family(event.run)
 
 
+def _escalated(shell: Shell, event: ev.ApprovalEscalated) -> None:
+    shell.rearm(event.run)
+
+
 def _node_failed(shell: Shell, event: ev.NodeFailed) -> None:
     shell.stop_orphans(event)
 
@@ -880,6 +885,7 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.RunForked: _submitted,
     ev.ApprovalRequested: _asked,
     ev.ApprovalResolved: _asked,
+    ev.ApprovalEscalated: _escalated,
     ev.NodeFailed: _node_failed,
     ev.RunSucceeded: _run_succeeded,
     ev.RunFailed: _run_failed,

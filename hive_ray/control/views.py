@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hive_ray.control.standing import family, standing
+from hive_ray.core import people
 from hive_ray.core.artifacts import KeptArtifact
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine, Stands
@@ -147,12 +148,8 @@ class Answer(msgspec.Struct, frozen=True):
 WAITS_SHOWN = 100
 """Open questions in one view of a run; the list of approvals has all."""
 
-ANSWERS = {
-    "approval": ("approve", "reject", "edit"),
-    "client": ("signal", "complete"),
-    "outcome_unknown": ("happened", "did_not_happen", "abort"),
-    "pause": ("resume",),
-}
+ANSWERS = people.ANSWERS | {"client": ("signal", "complete")}
+"""What a question takes; a client's are requests of their own."""
 
 
 def answer(engine: Engine, result: Stands | Refused) -> Answer:

@@ -19,6 +19,7 @@ from hive_ray.core.messages import StepKind
 from hive_ray.core.plan import AccountPlan, Action, InForce
 from hive_ray.core.run import Allowance, Run, Step, Visit
 from hive_ray.core.values import Value, inline
+from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.compiled import ModelPlan, NodePlan
 
 MTOK = 1_000_000
@@ -53,8 +54,11 @@ class Ask(msgspec.Struct, frozen=True):
     reason: str
     message: str
     owner: str = ""
+    """In the place of the first one that is asked by default."""
     form: bytes = b""
     shown: dict[str, Value] = {}
+    asks: AskPlan | None = None
+    """Who is asked; None: whoever is by default."""
 
 
 Verdict = Wait | Refusal | Ask

@@ -6,6 +6,7 @@ to each other run side by side, any other call runs alone, in the order in which
 
 from __future__ import annotations
 
+from hive_ray.core import asking
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
@@ -13,6 +14,7 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Loop, Run, Step, Visit
+from hive_ray.graph.asking import Asked, AskPlan
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, ToolPlan
 
 
@@ -116,13 +118,6 @@ def _next_calls(run: Run, node: NodePlan, visit: Visit, loop: Loop) -> list[Draf
 
 def _ask_client(run: Run, node: NodePlan, visit: Visit, loop: Loop, now: Moment) -> Draft:
     shown = {} if loop.question is None else {"question": loop.question}
-    event = ev.ApprovalRequested(
-        run.id,
-        visit.serial,
-        f"{run.id}.{run.approvals + 1}",
-        "client",
-        now.wall_us + node.idle_us,
-        node.human.owner if node.human else "",
-    )
+    event = asking.request(run, visit, "client", AskPlan((Asked("", node.idle_us),)), now)
     need = f"node {node.id} talks to its client: answer with signal, or end it with complete"
     return draft(event, StepContent(message=need, outputs=shown), is_conversation(node, visit))

@@ -8,6 +8,7 @@ from hive_ray.core.events import Origin
 from hive_ray.core.messages import StepContent
 from hive_ray.core.plan import AccountPlan, RatePlan
 from hive_ray.core.values import Value
+from hive_ray.graph.asking import AskPlan
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -19,6 +20,8 @@ class Moment(msgspec.Struct, frozen=True):
     """Uniform in [0, 1): jitter."""
     mono_us: int = 0
     """Monotonic microseconds: rates."""
+    asks: AskPlan = AskPlan()
+    """Who is asked where a graph says nothing."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -103,6 +106,12 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
     digest: str = ""
     plain_digest: str = ""
     """As in ``Submit``."""
+    roles: tuple[str, ...] = ()
+    """Of the principal, as the controller's door knows them."""
+    as_admin: bool = True
+    """For whomever is asked; the door lets only admins do so, and everybody where there are no keys."""
+    edition: int = -1
+    """Of the answer that is approved; -1: the one that was asked for."""
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hive_ray.core import (
+    asking,
     budgets,
     corrections,
     evolution,
@@ -337,7 +338,8 @@ class Engine:
         known = self._known(command) or self._closed()
         if known is not None:
             return known
-        key = sealing.key_for(command, self.fleet.feature_level)
+        refused = asking.too_early(self.graphs[command.graph], self.fleet.feature_level)
+        key = refused or sealing.key_for(command, self.fleet.feature_level)
         if isinstance(key, Refused):
             return key
         graph = self.graphs[command.graph]
@@ -453,19 +455,25 @@ class Engine:
         if earlier is not None:
             if earlier in runs.answer_digests(command.decision, command.digest, command.plain_digest):
                 return run
-            return Refused(
-                "conflict", f"approval {command.approval} is already resolved: {earlier.split(':')[0]}"
-            )
+            why = f"approval {command.approval} is already resolved: {earlier.split(':')[0]}"
+            return self._refuse_answer(run, command, Refused("conflict", why), now)
         graph = self.graphs[run.graph]
         found = people.find_wait(run, command.approval)
-        decided = people.resolve(run, graph, command, now)
+        submitter = None if self.force.plan.approvals.single_user else self.payer(run).principal
+        decided = people.resolve(run, graph, command, submitter, now)
         if isinstance(decided, Refused):
-            return decided
+            return self._refuse_answer(run, command, decided, now)
         self.record(decided, now)
         if found is not None and found[1].reason == "pause":
             self.moving.open_children(run, graph, found[0], now)
         self.moving.advance(run, now)
         return run
+
+    def _refuse_answer(self, run: Run, command: Resolve, refused: Refused, now: Moment) -> Refused:
+        """The audit shows answers that did not count, if the state can hold that."""
+        if self.fleet.feature_level >= features.CONTROLLED:
+            self.record(asking.refusal(run, command, refused), now)
+        return refused
 
     def signal(self, command: Signal, now: Moment) -> Run | Refused:
         return self._by_client(command, "answer", now)
@@ -601,7 +609,7 @@ class Engine:
         for visit in list(run.visits.values()):
             wait = visit.wait
             if wait is not None and wait.deadline_us <= now.wall_us and not run.terminal:
-                self.record(people.expire(run, graph, visit, wait), now)
+                self.record(people.pass_on(run, graph, visit, wait, now), now)
                 self.moving.advance(run, now)
         if not run.terminal and not run.waits and run.deadline_us <= now.wall_us and not run.parent:
             self.record(lifecycle.out_of_time(run, graph), now)

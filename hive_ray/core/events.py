@@ -13,6 +13,7 @@ import msgspec
 from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepContent, StepKind, Usage
 from hive_ray.core.plan import AccountPlan, RatePlan
+from hive_ray.graph.asking import Asked, Final
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -368,15 +369,55 @@ class AllowanceGranted(Event, frozen=True, gc=False):
 class ApprovalRequested(Event, frozen=True, gc=False):
     """A visit waits for a person. Content: ``message`` (what is needed), ``form``, ``outputs`` (shown).
 
-    ``reason``: ``approval``, ``client``, ``outcome_unknown`` or ``pause``.
+    ``reason``: ``approval, client, outcome_unknown, pause, policy, budget, fallback``.
     """
 
     serial: int
     approval: str
     reason: str
     deadline_us: int
+    """Until when the first owner is asked."""
     owner: str = ""
     call: int = 0
+    chain: tuple[Asked, ...] = ()
+    """All owners in order, the first included; none where nobody else is asked later."""
+    final: Final = Final.FAIL
+    four_eyes: bool = False
+
+
+class ApprovalEscalated(Event, frozen=True, gc=False):
+    """An owner has not answered in his time: the next one is asked."""
+
+    serial: int
+    approval: str
+    level: int
+    """Place of the owner in the chain, from 0."""
+    owner: str
+    deadline_us: int
+    reason: str = ""
+    """Of the question."""
+
+
+class ApprovalEdited(Event, frozen=True, gc=False):
+    """Somebody changed what an approval would mean; somebody else must approve it. Content: the answer."""
+
+    serial: int
+    approval: str
+    edition: int
+    """From 1."""
+    principal: str
+    digest: str = ""
+    """As in ``ApprovalResolved``."""
+
+
+class AnswerRefused(Event, frozen=True, gc=False):
+    """Somebody's answer did not count. It changes nothing; the audit shows it."""
+
+    approval: str
+    decision: str
+    reason: str
+    """``conflict`` (it was answered before), ``forbidden`` (of somebody else), ``stale`` (it was edited)."""
+    principal: str = ""
 
 
 class ApprovalResolved(Event, frozen=True, gc=False):
@@ -387,6 +428,7 @@ class ApprovalResolved(Event, frozen=True, gc=False):
     decision: str
     """``approve, reject, edit, answer, complete, resume, happened, did_not_happen, abort, expired, late``."""
     principal: str = ""
+    """``deadline``: nobody answered in time, and this holds then."""
     digest: str = ""
     """Digest of the answer, to tell a repeat from a different one."""
 
@@ -534,6 +576,7 @@ EVENTS: dict[str, type[Event]] = {
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
         TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
+        ApprovalEscalated, ApprovalEdited, AnswerRefused,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,

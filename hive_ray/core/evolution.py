@@ -18,6 +18,7 @@ from hive_ray.core.run import (
     Change,
     Children,
     Correction,
+    Edit,
     Ended,
     Loop,
     Orphan,
@@ -425,8 +426,30 @@ def _approval_requested(run: Run, event: ev.ApprovalRequested, content: StepCont
         content.message,
         content.form,
         dict(content.outputs),
+        event.chain,
+        0,
+        event.final,
+        event.four_eyes,
     )
     run.approvals += 1
+
+
+def _approval_escalated(run: Run, event: ev.ApprovalEscalated, content: StepContent, at_us: int) -> None:
+    wait = run.visits[event.serial].wait
+    assert wait is not None
+    wait.level = event.level
+    wait.owner = event.owner
+    wait.deadline_us = event.deadline_us
+
+
+def _approval_edited(run: Run, event: ev.ApprovalEdited, content: StepContent, at_us: int) -> None:
+    wait = run.visits[event.serial].wait
+    assert wait is not None
+    wait.edit = Edit(event.edition, event.principal, event.digest, content)
+
+
+def _answer_refused(run: Run, event: ev.AnswerRefused, content: StepContent, at_us: int) -> None:
+    """Told for the audit alone."""
 
 
 def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepContent, at_us: int) -> None:
@@ -582,6 +605,9 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.MapProgressed: _map_progressed,
     ev.ApprovalRequested: _approval_requested,
     ev.ApprovalResolved: _approval_resolved,
+    ev.ApprovalEscalated: _approval_escalated,
+    ev.ApprovalEdited: _approval_edited,
+    ev.AnswerRefused: _answer_refused,
     ev.RunPaused: _run_paused,
     ev.RunResumed: _run_resumed,
     ev.RunSucceeded: _run_succeeded,

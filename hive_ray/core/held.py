@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hive_ray.core import asking, steps
 from hive_ray.core import events as ev
-from hive_ray.core import steps
 from hive_ray.core.admission import Ask
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
@@ -18,15 +18,10 @@ NANO = 1_000_000_000
 
 def ask(run: Run, visit: Visit, step: Step, question: Ask, now: Moment) -> Draft:
     """Hold a step until somebody answers."""
-    event = ev.ApprovalRequested(
-        run.id,
-        visit.serial,
-        f"{run.id}.{run.approvals + 1}",
-        question.reason,
-        now.wall_us + steps.HUMAN_WAIT_US,
-        question.owner,
-        step.call,
-    )
+    asks = question.asks or now.asks
+    if question.owner:
+        asks = asks.asking(question.owner)
+    event = asking.request(run, visit, question.reason, asks, now, step.call)
     content = StepContent(message=question.message, form=question.form, outputs=question.shown)
     return draft(event, content)
 

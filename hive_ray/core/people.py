@@ -1,12 +1,17 @@
 """People in a run: what they are asked, what they may answer, and what follows.
 
 An approval is resolved exactly once. The same answer again is answered as the first time; a different
-one is a conflict. A wait that nobody ends in time expires.
+one is a conflict. A wait that nobody ends in time goes to the next owner, and after the last one it ends as
+its plan has it. Who is asked, and who may answer, is in ``asking``.
 """
 
 from __future__ import annotations
 
-from hive_ray.core import agent_loop, held, steps
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hive_ray.core import agent_loop, asking, held, steps
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment, Refused, Resolve
 from hive_ray.core.events import Draft, draft
@@ -16,6 +21,7 @@ from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
 from hive_ray.core.routing import first_step, inputs_of, losing_keys
 from hive_ray.core.run import Run, Visit, Wait
 from hive_ray.core.values import NULL, Value, decode, inline
+from hive_ray.graph.asking import Final
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
 
 ANSWERS = {
@@ -31,18 +37,14 @@ ANSWERS = {
 def ask(run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> list[Draft]:
     """The question with which a human node, or a node marked as a pause, begins."""
     node = graph.nodes[visit.node]
-    approval = f"{run.id}.{run.approvals + 1}"
     if node.kind is NodeKind.HUMAN_INPUT:
         human = node.human
         assert human is not None
-        event = ev.ApprovalRequested(
-            run.id, visit.serial, approval, "approval", now.wall_us + human.deadline_us, human.owner
-        )
+        event = asking.request(run, visit, "approval", human.asking, now)
         shown = inputs_of(run, graph, visit)
         return [draft(event, StepContent(message=human.reason, form=human.form, outputs=shown))]
     if node.pause:
-        deadline_us = now.wall_us + steps.HUMAN_WAIT_US
-        event = ev.ApprovalRequested(run.id, visit.serial, approval, "pause", deadline_us)
+        event = asking.request(run, visit, "pause", now.asks, now)
         need = f"the graph pauses before node {node.id}: resume the run to go on"
         return [draft(event, StepContent(message=need))]
     return []
@@ -55,27 +57,82 @@ def find_wait(run: Run, approval: str) -> tuple[Visit, Wait] | None:
     return None
 
 
-def resolve(run: Run, graph: CompiledGraph, command: Resolve, now: Moment) -> list[Draft] | Refused:
-    """A person's answer."""
+def resolve(
+    run: Run, graph: CompiledGraph, command: Resolve, submitter: str | None, now: Moment
+) -> list[Draft] | Refused:
+    """A person's answer.
+
+    Args:
+        submitter: who, where four eyes are asked for, may not approve; None: one pair will do.
+    """
     found = find_wait(run, command.approval)
     if found is None:
         return Refused("not_found", f"run {run.id} has no open approval {command.approval}")
     visit, wait = found
+    refused = _refused(wait, command, submitter)
+    if refused is not None:
+        return refused
+    if wait.four_eyes and submitter is not None and command.decision == "edit":
+        return _edited(run, graph, visit, wait, command)
+    content = command.content
+    if wait.edit is not None and command.decision == "approve":
+        content = wait.edit.answer
+    answer = Answer(command.decision, content, command.principal, command.digest)
+    return _resolved(run, graph, visit, wait, answer, now)
+
+
+def _refused(wait: Wait, command: Resolve, submitter: str | None) -> Refused | None:
     allowed = ANSWERS[wait.reason]
     if command.decision not in allowed:
         return Refused(
-            "invalid", f"approval {command.approval} takes {' | '.join(allowed)}, not {command.decision}"
+            "invalid", f"approval {wait.approval} takes {' | '.join(allowed)}, not {command.decision}"
         )
-    event = ev.ApprovalResolved(
-        run.id, visit.serial, wait.approval, command.decision, command.principal, command.digest
+    if not asking.may_answer(wait, command):
+        return asking.not_asked(wait, command)
+    if command.decision not in ("approve", "edit"):
+        return None
+    refused = asking.stale(wait, command) if command.decision == "approve" else None
+    if refused is None and wait.four_eyes and submitter is not None:
+        refused = asking.blind_eye(wait, command, submitter)
+    return refused
+
+
+def _edited(
+    run: Run, graph: CompiledGraph, visit: Visit, wait: Wait, command: Resolve
+) -> list[Draft] | Refused:
+    """What would be approved is changed, and waits for somebody else."""
+    edition = wait.edit.edition if wait.edit is not None else 0
+    if wait.edit is not None and (wait.edit.principal, wait.edit.digest) == (
+        command.principal,
+        command.digest,
+    ):
+        return []
+    event = ev.ApprovalEdited(
+        run.id, visit.serial, wait.approval, edition + 1, command.principal, command.digest
     )
     said = agent_loop.is_conversation(graph.nodes[visit.node], visit)
-    resolved = draft(event, command.content, said)
+    return [draft(event, command.content, said)]
+
+
+class Answer(NamedTuple):
+    """What was decided about a question, and by whom."""
+
+    decision: str
+    content: StepContent
+    principal: str
+    digest: str
+
+
+def _resolved(
+    run: Run, graph: CompiledGraph, visit: Visit, wait: Wait, answer: Answer, now: Moment
+) -> list[Draft]:
+    decision, content, principal, digest = answer
+    node = graph.nodes[visit.node]
+    event = ev.ApprovalResolved(run.id, visit.serial, wait.approval, decision, principal, digest)
+    resolved = draft(event, content, agent_loop.is_conversation(node, visit))
     if wait.reason in HOLDING:
-        node = graph.nodes[visit.node]
-        after = held.answered(run, node, visit, wait, command.decision, command.content, command.principal)
-        return [resolved, *after]
-    return [resolved, *_after_answer(run, graph, visit, wait, command.decision, command.content, now)]
+        return [resolved, *held.answered(run, node, visit, wait, decision, content, principal)]
+    return [resolved, *_after_answer(run, graph, visit, wait, decision, content, now)]
 
 
 def _after_answer(
@@ -210,10 +267,39 @@ def client_wait(run: Run, graph: CompiledGraph, node_id: str) -> str | Refused:
     return Refused("conflict", f"run {run.id} does not wait for its client{where}")
 
 
-def expire(run: Run, graph: CompiledGraph, visit: Visit, wait: Wait) -> list[Draft]:
-    """The deadline of a wait passed."""
+def pass_on(run: Run, graph: CompiledGraph, visit: Visit, wait: Wait, now: Moment) -> list[Draft]:
+    """An owner's time is over: the next one is asked, or what holds without an answer comes to pass."""
+    escalated = asking.escalate(run, visit, wait, now)
+    if escalated is not None:
+        return [escalated]
+    decision = _FINAL.get(wait.final, "")
+    if decision not in ANSWERS[wait.reason]:
+        return _expire(run, graph, visit, wait)
+    content = _default(graph, visit, wait)
+    answer = Answer(decision, content, asking.BY_DEADLINE, asking.BY_DEADLINE)
+    return _resolved(run, graph, visit, wait, answer, now)
+
+
+_FINAL = {Final.APPROVE: "approve", Final.REJECT: "reject", Final.ANSWER: "approve"}
+
+
+def _default(graph: CompiledGraph, visit: Visit, wait: Wait) -> StepContent:
+    """The answer that holds if nobody gives one; an edit that nobody approved does not."""
+    human = graph.nodes[visit.node].human
+    if wait.final is Final.ANSWER and human is not None:
+        answer: dict[str, Any] = msgspec.json.decode(human.default)
+        return StepContent(outputs={key: inline(value) for key, value in answer.items()})
+    if wait.final is Final.REJECT:
+        return StepContent(message=_nobody(wait))
+    return StepContent()
+
+
+def _nobody(wait: Wait) -> str:
+    return f"nobody answered {wait.approval} in time; it was needed: {wait.message}"
+
+
+def _expire(run: Run, graph: CompiledGraph, visit: Visit, wait: Wait) -> list[Draft]:
     node = graph.nodes[visit.node]
-    why = f"nobody answered {wait.approval} in time; it was needed: {wait.message}"
     resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "expired"))
     kind = FailureKind.OUTCOME_UNKNOWN if wait.reason == "outcome_unknown" else FailureKind.EXPIRED
-    return [resolved, steps.fail_node(run, node, visit, kind, why)]
+    return [resolved, steps.fail_node(run, node, visit, kind, _nobody(wait))]

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
+from hive_ray.graph.asking import ApprovalsPlan
+
 CLASSES = ("interactive", "normal", "batch")
 """Priority classes, the first is served first."""
 NORMAL = 1
@@ -65,6 +67,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Class of the runs of an agent or a team that name none, as an index into ``CLASSES``."""
     longest_wait_us: int = LONGEST_WAIT_US
     """A step that is asked to come back later than this is not tried again."""
+    approvals: ApprovalsPlan = ApprovalsPlan()
+    """Questions to people."""
 
 
 class Changes(msgspec.Struct):

@@ -15,8 +15,9 @@ import msgspec
 from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
 from hive_ray.core.holds import Hold
-from hive_ray.core.messages import StepKind, ToolCall, Turn
+from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn
 from hive_ray.core.values import Value
+from hive_ray.graph.asking import Asked, Final
 
 ERROR_KEY = "_error"
 """Memory key under which a node behind an ``on_failure`` edge finds what went wrong."""
@@ -108,18 +109,36 @@ class Loop(msgspec.Struct, array_like=True):
     """Checksum of the inputs that are in ``measured_tokens``."""
 
 
+class Edit(msgspec.Struct, array_like=True, frozen=True):
+    """An answer that somebody changed and somebody else must approve."""
+
+    edition: int
+    principal: str
+    digest: str
+    answer: StepContent
+
+
 class Wait(msgspec.Struct, array_like=True):
     """A question to a person."""
 
     approval: str
     reason: str
     deadline_us: int
+    """Until when the present owner is asked."""
     since_us: int
     owner: str = ""
+    """Whom it is asked of now."""
     call: int = 0
     message: str = ""
     form: bytes = b""
     shown: dict[str, Value] = {}
+    chain: tuple[Asked, ...] = ()
+    """All owners in order, the first included; none where nobody else is asked later."""
+    level: int = 0
+    """Place of the present owner in it."""
+    final: Final = Final.FAIL
+    four_eyes: bool = False
+    edit: Edit | None = None
 
 
 class Children(msgspec.Struct, array_like=True):

@@ -6,7 +6,7 @@ whose end nobody saw (timeout, lost worker) may have happened: it waits for a pe
 
 from __future__ import annotations
 
-from hive_ray.core import agent_loop
+from hive_ray.core import agent_loop, asking
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
@@ -252,17 +252,5 @@ def _ask_what_happened(
         f"not seen ({kind}). It is not declared idempotent, so it is not repeated. Find out whether it "
         "took effect, then answer happened (with its outputs), did_not_happen (it runs again) or abort."
     )
-    event = ev.ApprovalRequested(
-        run.id,
-        visit.serial,
-        f"{run.id}.{run.approvals + 1}",
-        "outcome_unknown",
-        now.wall_us + HUMAN_WAIT_US,
-        "",
-        step.call,
-    )
+    event = asking.request(run, visit, "outcome_unknown", now.asks, now, step.call)
     return draft(event, StepContent(message=what))
-
-
-HUMAN_WAIT_US = 72 * 3600 * 1_000_000
-"""How long a question waits for a person when nothing else is configured."""

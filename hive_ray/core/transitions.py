@@ -110,17 +110,23 @@ STEP = Machine(
     ),
 )
 
+_ASKED = ("open", "escalated", "edited")
+
 APPROVAL = Machine(
     "approval",
     {
-        "open": "somebody is asked, until a deadline",
-        "resolved": "answered, expired, or answered by the late outcome itself; the first of these wins",
+        "open": "its first owner is asked, until a deadline",
+        "escalated": "a later owner of its chain is asked",
+        "edited": "somebody changed the answer; somebody else must approve it",
+        "resolved": "answered by a person, its last deadline or the late outcome itself: the first wins",
         "withdrawn": "its run ended without it",
     },
     (
         Transition(NEW, ev.ApprovalRequested, ("open",)),
-        Transition("open", ev.ApprovalResolved, ("resolved",)),
-        *_each(("open",), (ev.RunFailed, ev.RunCancelled), "withdrawn"),
+        Transition("open", ev.ApprovalEscalated, ("escalated",)),
+        *_each(("open", "escalated"), (ev.ApprovalEdited,), "edited"),
+        *_each(_ASKED, (ev.ApprovalResolved,), "resolved"),
+        *_each(_ASKED, (ev.RunFailed, ev.RunCancelled), "withdrawn"),
     ),
 )
 

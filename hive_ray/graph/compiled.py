@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hive_ray.graph.asking import Asked, AskPlan
+
 Scalar = bool | int | float | str | None
 Json = Any
 
@@ -128,6 +130,15 @@ class HumanPlan(msgspec.Struct, frozen=True):
     owner: str = ""
     has_approved: bool = False
     """``approved`` is an output key: a rejection then succeeds with ``approved = false``."""
+    asks: AskPlan | None = None
+    """Who is asked; ``None`` in plans of 0.1.0, which knew one owner."""
+    default: bytes = b""
+    """The answer that holds if nobody gives one (``Final.ANSWER``), as JSON bytes."""
+
+    @property
+    def asking(self) -> AskPlan:
+        """Who is asked, one after the other."""
+        return self.asks or AskPlan((Asked(self.owner, self.deadline_us),))
 
 
 class MapPlan(msgspec.Struct, frozen=True):

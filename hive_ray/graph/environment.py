@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from hive_ray.graph.asking import WAIT_US, Asked, Final
 from hive_ray.graph.compiled import MemoryPlan, RetryPlan
 
 
@@ -47,6 +48,18 @@ class FunctionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AskDefaults:
+    """What holds for a human node that says nothing."""
+
+    owner: str = ""
+    deadline_us: int = WAIT_US
+    escalate: tuple[Asked, ...] = ()
+    """Later owners, each with how long the one before has the question for himself."""
+    final: Final = Final.FAIL
+    four_eyes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CompileEnvironment:
     """Models, tools, functions and pools that exist, as far as they are known."""
 
@@ -57,3 +70,4 @@ class CompileEnvironment:
     pools: Collection[str] | None = None
     retries: Mapping[str, RetryPlan] = field(default_factory=dict[str, RetryPlan])
     """By kind of step (``function``, ``tool``, ``llm``): what holds where a graph says nothing."""
+    asks: AskDefaults = AskDefaults()

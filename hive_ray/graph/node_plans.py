@@ -9,7 +9,6 @@ from typing import Any
 
 from hive_ray.graph.compiled import (
     EdgePlan,
-    HumanPlan,
     MapPlan,
     MemoryPlan,
     ModelPlan,
@@ -21,13 +20,13 @@ from hive_ray.graph.compiled import (
 )
 from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ToolInfo
 from hive_ray.graph.findings import Findings
+from hive_ray.graph.human_plans import plan_human
 from hive_ray.graph.memory_plans import plan_memory
 from hive_ray.graph.prompts import plan_model, schema_bytes, system_prompt
 from hive_ray.graph.retries import plan_retry
 from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
 from hive_ray.graph.wiring import is_llm_router
 
-HUMAN_WAIT_S = 72 * 3600.0
 IDLE_S = 24 * 3600.0
 MAX_TURNS = 50
 
@@ -71,7 +70,8 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         model=_model(node, index, context), tools=_tools(node, context), routes=tuple(sorted(node.routes)),
         decides=index in context.decided, client_facing=node.client_facing,
         max_turns=next(number for number in turns if number is not None),
-        human=_human(node, findings), map=_map(node, context), subgraph=_subgraph(node, context),
+        human=plan_human(node, context.environment.asks, findings), map=_map(node, context),
+        subgraph=_subgraph(node, context),
         prompt=system_prompt(node), instruction=node.prompt,
         input_schema=schema_bytes(node.input_schema, f"{own}.input_schema", findings),
         output_schema=schema_bytes(node.output_schema, f"{own}.output_schema", findings),
@@ -256,29 +256,6 @@ def _tool(node: NodeSpec, name: str, context: NodeContext) -> ToolPlan:
         name, terms.pool, terms.idempotent, terms.timeout_us, terms.cost_nanousd, tuple(sorted(terms.tags)),
         terms.memory,
     )  # fmt: skip
-
-
-def _human(node: NodeSpec, findings: Findings) -> HumanPlan | None:
-    if node.node_type is not NodeKind.HUMAN_INPUT:
-        return None
-    approval = node.approval
-    form = approval.form if approval and approval.form else _derived_form(node.output_keys)
-    deadline_s = (approval and approval.deadline_s) or HUMAN_WAIT_S
-    fallback = node.prompt or node.description or f"'{node.name or node.id}' needs an answer"
-    return HumanPlan(
-        reason=(approval and approval.reason) or fallback,
-        form=schema_bytes(form, f"nodes.{node.id}.approval.form", findings),
-        deadline_us=_us(deadline_s),
-        owner=approval.owner if approval else "",
-        has_approved="approved" in node.output_keys,
-    )
-
-
-def _derived_form(keys: Sequence[str]) -> dict[str, Any]:
-    """A field for each output: ``approved`` is yes or no, the others are text or nothing."""
-    fields = {key: {"type": "boolean"} if key == "approved" else {"type": ["string", "null"]} for key in keys}
-    required = ["approved"] if "approved" in fields else []
-    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
 
 def _map(node: NodeSpec, context: NodeContext) -> MapPlan | None:

@@ -48,6 +48,8 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 Names = Annotated[list[Name], Field(max_length=LIST_LIMIT)]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
+Owner = Annotated[str, Field(max_length=NAME_LIMIT, pattern=r"^[!-~]*$")]
+"""``key:NAME``, ``user:SUB``, ``role:NAME`` or a role's bare name; empty is anyone."""
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
@@ -66,14 +68,31 @@ class RetrySpec(Spec):
     retry_on: Names = []
 
 
+class EscalationSpec(Spec):
+    """Who is asked next, and how long after the one before was."""
+
+    owner: Owner
+    after_s: Seconds
+
+
 class ApprovalSpec(Spec):
-    """What a human node asks for, of whom, and until when."""
+    """What a human node asks for, of whom, until when, and what holds if nobody answers.
+
+    What is absent is as ``approvals`` in ``hive.yaml`` has it.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
 
     reason: Text = ""
     form: dict[str, Any] | None = None
     """JSON Schema of the answer; without it one is derived from ``output_keys``."""
     deadline_s: Seconds | None = None
-    owner: str = ""
+    """From the first asking to the end, later owners included."""
+    owner: Owner | None = None
+    escalate: Annotated[list[EscalationSpec], Field(max_length=20)] | None = None
+    final: Literal["fail", "approve", "reject"] | dict[str, Any] | None = Field(default=None, alias="finally")
+    """A mapping is the answer that holds then."""
+    four_eyes: bool | None = None
 
 
 class LoopSpec(Spec):

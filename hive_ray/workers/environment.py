@@ -8,9 +8,11 @@ from collections.abc import Callable
 import msgspec
 
 from hive_ray.config import ModelSettings, SecretRef, Settings
+from hive_ray.config_approvals import ApprovalsSettings
 from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
 from hive_ray.graph import environment as compiler
+from hive_ray.graph.asking import Asked, Final
 from hive_ray.graph.compiled import RetryPlan
 from hive_ray.prices import price_of
 from hive_ray.workers.mcp import describe
@@ -41,6 +43,18 @@ async def compile_environment(
         functions={info.name: _function(info) for info in registry.infos("function")},
         pools=frozenset(settings.pools),
         retries=_retries(settings.retries),
+        asks=ask_defaults(settings.approvals),
+    )
+
+
+def ask_defaults(settings: ApprovalsSettings) -> compiler.AskDefaults:
+    """What holds for a human node that says nothing."""
+    return compiler.AskDefaults(
+        settings.owner,
+        round(settings.default_deadline_s * 1e6),
+        tuple(Asked(step.owner, round(step.after_s * 1e6)) for step in settings.escalate),
+        Final(settings.final),
+        settings.four_eyes,
     )
 
 

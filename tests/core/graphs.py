@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.compiled import (
     CompiledGraph,
     EdgeCondition,
@@ -51,8 +52,16 @@ def tool(name: str, idempotent: bool = True, cost_nanousd: int = 0) -> ToolPlan:
     return ToolPlan(name, "function", idempotent, cost_nanousd=cost_nanousd)
 
 
-def human(id: str, *outputs: str, deadline_us: int = 72 * HOUR_US, **fields: Any) -> NodePlan:
-    plan = HumanPlan("may it go out?", b"{}", deadline_us, "boss", "approved" in outputs)
+def human(
+    id: str,
+    *outputs: str,
+    deadline_us: int = 72 * HOUR_US,
+    asks: AskPlan | None = None,
+    default: bytes = b"",
+    **fields: Any,
+) -> NodePlan:
+    approved = "approved" in outputs
+    plan = HumanPlan("may it go out?", b"{}", deadline_us, "boss", approved, asks, default)
     return node(id, NodeKind.HUMAN_INPUT, output_keys=outputs, human=plan, **fields)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hive_ray.core import agent_loop, children, lifecycle, people, routing, steps, transitions
 from hive_ray.core import events as ev
 from hive_ray.core.engine import Engine
-from hive_ray.core.run import Run, StepStatus, encode_run, status_of
+from hive_ray.core.run import Run, StepStatus, Wait, encode_run, status_of
 
 Seen = tuple[str, str, type[ev.Event], str]
 
@@ -64,15 +64,22 @@ def steps_of(run: Run) -> dict[str, str]:
 
 
 def approvals_of(run: Run) -> dict[str, str]:
-    found = {visit.wait.approval: "open" for visit in run.visits.values() if visit.wait is not None}
+    waits = [visit.wait for visit in run.visits.values() if visit.wait is not None]
+    found = {wait.approval: _stage(wait) for wait in waits}
     return found | dict.fromkeys(run.answers, "resolved")
+
+
+def _stage(wait: Wait) -> str:
+    if wait.edit is not None:
+        return "edited"
+    return "escalated" if wait.level else "open"
 
 
 DECIDERS: dict[ModuleType, tuple[str, ...]] = {
     steps: ("report",),
     routing: ("enter_first", "leave", "enter", "finish"),
     agent_loop: ("begin", "proceed"),
-    people: ("ask", "resolve", "expire", "client_wait"),
+    people: ("ask", "resolve", "pass_on", "client_wait"),
     children: ("begin", "child_ended", "move_window"),
     lifecycle: ("cancel", "pause", "resume", "fail_stuck", "out_of_time"),
 }

@@ -7,9 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall
 from hive_ray.core.values import inline
+from hive_ray.graph.asking import Asked, AskPlan, Final
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
 from hive_ray.graph.memory_keys import parse_declaration
-from tests.core.graphs import edge, graph, human, llm, mapping, nested, node, tool
+from tests.core.graphs import HOUR_US, edge, graph, human, llm, mapping, nested, node, tool
 from tests.core.story import content, values
 
 T = TypeVar("T")
@@ -72,11 +73,18 @@ def _nested(choose: Choices, id: str, keys: tuple[str, ...], body: CompiledGraph
     return mapping(id, "list", body, window=choose.number(1, 2), on_failure=policy)
 
 
+def _asks(id: str) -> AskPlan | None:
+    """Of every kind, told by the node's place: no graph is another one for it."""
+    place = int(id.removeprefix("n"))
+    chain = (Asked("boss", HOUR_US), Asked("role:chief", HOUR_US), Asked("", 70 * HOUR_US))
+    return AskPlan(chain[: 1 + place % 3], tuple(Final)[place % 4], place % 2 == 1) if place else None
+
+
 def _node(choose: Choices, id: str, body: CompiledGraph | None) -> NodePlan:
     keys = (choose.pick(KEYS),)
     kind = choose.number(0, 9)
     if kind == 0:
-        return human(id, *choose.pick(((), ("approved",), ("k",))))
+        return human(id, *choose.pick(((), ("approved",), ("k",))), asks=_asks(id), default=b'{"k": true}')
     if kind == 1 and body is not None:
         return _nested(choose, id, keys, body)
     return _llm(choose, id, keys) if kind < 5 else _plain(choose, id, keys)

@@ -91,7 +91,7 @@ class Story:
 
     @property
     def now(self) -> Moment:
-        return Moment(self.now_us, self.chance, self.now_us)
+        return Moment(self.now_us, self.chance, self.now_us, self.engine.force.plan.approvals.asks)
 
     def attach(self, name: str, pool: str = "function", slots: int = 16) -> None:
         self.engine.attach(WorkerInfo(name, pool, slots, "host", "boot", hash(name) % 1000, 1), self.now)
@@ -150,6 +150,13 @@ class Story:
         given = StepContent(outputs=values(**answer), message=message)
         name = approval or self.wait(run)[1].approval
         return self.tell(Resolve(run, name, decision, given, digest=digest))
+
+    def resolve_as(self, principal: str, decision: str, *roles: str, **fields: Any) -> Run | Refused:
+        """The answer of somebody who is no admin."""
+        given = StepContent(outputs=values(**fields.pop("answer", {})))
+        run, approval = fields.pop("run", "r"), fields.pop("approval", "") or self.wait()[1].approval
+        asked = Resolve(run, approval, decision, given, principal, roles=roles, as_admin=False, **fields)
+        return self.tell(asked)
 
     def told(self, run: str = "r") -> list[forking.Told]:
         """A run's own events, as its journal has them."""

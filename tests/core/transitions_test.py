@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from docs.generate_states import PAGE, page
-from hive_ray.core.commands import Pause, Resume
+from hive_ray.core.commands import Pause, RaiseLevel, Resume
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.transitions import MACHINES
+from hive_ray.graph.asking import Asked, AskPlan
 from hive_ray.graph.compiled import CompiledGraph, NodePlan, RetryPlan
 from tests.core.graphs import HOUR_US, agent, chain, edge, graph, human, mail, mapping, nested, node, tool
 from tests.core.observer import Seen
@@ -248,8 +249,41 @@ def held(then: str) -> Callable[[], Story]:
     return tell
 
 
+def handed_on() -> Story:
+    """Questions with two owners and four eyes, in every state that one can have, ended in every way."""
+    asks = AskPlan((Asked("role:a", HOUR_US), Asked("", HOUR_US)), four_eyes=True)
+    nodes = [node("a"), human("h", "y", asks=asks), node("b")]
+    story = Story(graph(nodes, [edge("a", "h"), edge("a", "b")]), slots=100)
+    story.engine.command(RaiseLevel(2), story.now)
+    states: dict[str, tuple[str, ...]] = {
+        "o": (), "e": ("pass",), "d": ("edit",), "ed": ("pass", "edit"),
+    }  # fmt: skip
+    for state, moves in states.items():
+        for end in ("reject", "cancel", "fail"):
+            run = f"{state}-{end}"
+            story.submit(run=run, principal="key:s")
+            story.run_to_end("a")
+            beside = story.lease("b")
+            for move in moves:
+                if move == "edit":
+                    approval = story.wait(run)[1].approval
+                    story.resolve_as("key:x", "edit", "a", run=run, approval=approval)
+                else:
+                    story.now_us += HOUR_US
+                    story.engine.fire_deadlines(run, story.now)
+            if end == "reject":
+                story.resolve("reject", run=run)
+                story.succeed(beside)
+            elif end == "cancel":
+                story.tell_cancel(run)
+                story.succeed(beside)
+            else:
+                story.fail(beside)
+    return story
+
+
 STORIES = (
-    held("approve"), held("reject"), held("cancel"), held("fail"),
+    handed_on, held("approve"), held("reject"), held("cancel"), held("fail"),
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),

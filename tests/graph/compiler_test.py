@@ -112,6 +112,21 @@ FAULTS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([_node("a", LLM, output_schema={"type": 3})], {}, "nodes.a.output_schema: not a JSON Schema"),
     ([_node("a", approval={"form": {"required": "x"}})], {}, "nodes.a.approval.form: not a JSON Schema"),
     (
+        [_node("a", approval={"deadline_s": 9, "escalate": [{"owner": "x", "after_s": 9}]})],
+        {},
+        "nodes.a.approval.escalate: nothing is left for the last owner: escalation takes 9 s of 9 s",
+    ),
+    (
+        [_node("a", approval={"finally": {"approved": "yes"}}, output_keys=["approved"])],
+        {},
+        "nodes.a.approval.finally.approved: does not fit the form",
+    ),
+    (
+        [_node("a", approval={"finally": "approve", "form": {"required": ["amount"]}})],
+        {},
+        "nodes.a.approval.finally: does not fit the form: 'amount' is a required property",
+    ),
+    (
         [_node("s", subgraph=_data(_node("a", F), _edge("a", "b")))],
         {},
         "nodes.s.subgraph.edges.ab.target: no node",
