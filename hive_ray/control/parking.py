@@ -121,6 +121,8 @@ class Parking:
         self.history = history
         self.left: dict[str, None] = {}
         """Runs that left for good: the next snapshot does without them."""
+        self.damaged: dict[str, Corrupt] = {}
+        """Runs that could not be loaded when that was tried last."""
         self._ended: deque[Candidate] = deque()
         self._waiting: deque[Candidate] = deque()
         self._rest: deque[str] = deque()
@@ -243,6 +245,9 @@ class Parking:
                 self._join(shell, run, None)
         for run_id in loaded.unknown:
             self._know_not(run_id)
+        self.damaged.update(loaded.damaged)
+        for run in loaded.runs:
+            self.damaged.pop(run.id, None)
         for run_id, error in loaded.damaged.items():
             log.error("run %s cannot be loaded: %s", run_id, error)
             self._load_again_us = shell.mono_us + PAUSE_US

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +28,7 @@ from hive_ray.control.sealing import NEVER_US
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
+from hive_ray.control.withheld import Withheld
 from hive_ray.core import events as ev
 from hive_ray.core import features, sealing
 from hive_ray.core.commands import ApplyPlan, Command, Fork, Moment, RaiseLevel, Refused, Submit
@@ -162,6 +164,8 @@ class Shell:
     """What the configuration says about control, while the state cannot keep it."""
     erase_by_us: int = NEVER_US
     """Monotonic time at which a snapshot is due, so that keys can be erased after it."""
+    _beating = False
+    """Whether a heartbeat is being written."""
 
     def __init__(
         self,
@@ -200,9 +204,9 @@ class Shell:
         self._prune_again_us = 0
         self._snapshots = snapshots
         self._parking = parking
+        self._withheld = Withheld()
         self._keeper = keeper
         self._beat_again_us = 0
-        self._beating = False
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -276,6 +280,7 @@ class Shell:
         """
         now = self._at(clock)
         named = [key[0] for key in request.running] + [outcome.run for outcome in request.outcomes]
+        named = self._loadable(named)
         if self._away(named, lambda _: self.attach(call, request, self._clock), must=True):
             return
         engine = self.engine
@@ -283,7 +288,8 @@ class Shell:
         self._end_session_of(name)
         engine.attach(request.info, now)
         self._attach_by_us.pop(name, None)
-        for outcome in request.outcomes:
+        outcomes = self._of_loaded(request.outcomes)
+        for outcome in outcomes:
             self._report(outcome, now)
         running = set(request.running)
         held = engine.fleet.workers[name].leases
@@ -292,12 +298,12 @@ class Shell:
             attempt
             for attempt in request.running
             # The end of one that a person is asked about is the answer.
-            if attempt not in held and not engine.is_unknown(attempt)
+            if attempt not in held and not engine.is_unknown(attempt) and self._loadable([attempt[0]])
         )
         session = self._new_session(name)
         session.missing = missing
         session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
-        acknowledged = tuple(outcome.key for outcome in request.outcomes)
+        acknowledged = tuple(outcome.key for outcome in outcomes)
         patience_s = self.limits.attach_grace_us / 1e6
         poll_s = self.limits.wait_us / 1e6
         reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, poll_s, patience_s)
@@ -324,8 +330,8 @@ class Shell:
             self._actions.append(Reply(call, reply))
             return
         session.seen_us = clock.mono_us
-        named = [outcome.run for outcome in request.outcomes]
-        # What cannot be loaded is waited for: a worker's outcomes are in nobody else's hands.
+        named = self._loadable(outcome.run for outcome in request.outcomes)
+        # What is not loaded yet is waited for: a worker's outcomes are in nobody else's hands.
         if named and self._away(named, lambda _: self.exchange(call, request, self._clock), must=True):
             return
         session.confirm(request.seen)
@@ -335,15 +341,45 @@ class Shell:
         if repeated is not None:
             self._hold(call, repeated)
             return
-        for outcome in request.outcomes:
+        outcomes = self._of_loaded(request.outcomes)
+        for outcome in outcomes:
             self._report(outcome, now)
-        acknowledges = [outcome.key for outcome in request.outcomes]
+        acknowledges = [outcome.key for outcome in outcomes]
         if request.n < session.newest:
             self._hold(call, ExchangeReply(request.n, self.engine.fleet.epoch, (), tuple(acknowledges)))
             return
         self._cancel_waiting(session)
         session.newest = request.n
         session.waiting = Waiting(call, request.n, clock.mono_us, acknowledges)
+
+    def _loadable(self, runs: Iterable[str]) -> list[str]:
+        """Those of some runs that are not known to be damaged."""
+        return [run for run in runs if self._parking is None or run not in self._parking.damaged]
+
+    def _of_loaded(self, outcomes: tuple[Outcome, ...]) -> list[Outcome]:
+        """The outcomes of runs that are there; those of damaged ones are withheld, and stop no other."""
+        loaded: list[Outcome] = []
+        for outcome in outcomes:
+            if self._loadable([outcome.run]):
+                loaded.append(outcome)
+            else:
+                self._withheld.keep(outcome, self._clock.mono_us)
+        return loaded
+
+    def _try_withheld(self) -> None:
+        """Somebody may have mended a run meanwhile."""
+        for outcome in self._withheld.take_due(self._clock.mono_us):
+            assert self._parking is not None
+            self._parking.damaged.pop(outcome.run, None)
+            then = partial(self._report_withheld, outcome)
+            if not self._away([outcome.run], then, must=True):
+                then(None)
+
+    def _report_withheld(self, outcome: Outcome, refused: Refused | None) -> None:
+        if refused is not None:
+            self._withheld.keep(outcome, self._clock.mono_us)
+        else:
+            self._report(outcome, self._now)
 
     def _take_back(self, session: Session, now: Moment) -> None:
         """The leases that never reached their worker are ready again."""
@@ -554,6 +590,7 @@ class Shell:
             if self.engine.entrance:
                 self.engine.let_in_waiting(now)
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)
+        self._try_withheld()
         self._answer_old_polls(clock.mono_us)
         if not self.blocked_since_us:
             self._end_silent_sessions(clock.mono_us)

@@ -13,8 +13,12 @@ from hive_ray.state.memory_store import MemoryStore
 from hive_ray.state.run_items import RUN
 from hive_ray.state.snapshots import load_latest_manifest
 from tests.control.parking_test import World, soon, store
+from tests.control.shell_test import done, submit
+from tests.core.graphs import chain, mail
 
 __all__ = ["soon", "store"]
+
+MAIL = chain(mail("z"), id="mail")
 
 
 def test_a_correction_of_a_run_out_of_the_history_survives(store: MemoryStore):
@@ -60,6 +64,18 @@ def test_a_worker_is_heard_however_many_runs_are_being_loaded(
     assert world.driver.exchanged(world.session, world.n + 1, late_one).acknowledged == (late_one.key,)
 
 
+def damage(store: MemoryStore, run: str) -> tuple[str, bytes]:
+    """Spoil the frame of a parked run; its part, and that part as it was."""
+    manifest = load_latest_manifest(store, 0)
+    assert manifest is not None
+    place = manifest.places[RUN + run]
+    whole = store.get(place.part)
+    spoilt = bytearray(whole)
+    spoilt[place.offset : place.offset + place.length] = bytes(place.length)
+    store.put(place.part, bytes(spoilt))
+    return place.part, whole
+
+
 def test_one_damaged_run_keeps_no_other_from_being_loaded(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ):
@@ -69,12 +85,7 @@ def test_one_damaged_run_keeps_no_other_from_being_loaded(
     world.wait("a", "b", "c")
     world.rest()
     assert world.parked == {"a", "b", "c"}
-    manifest = load_latest_manifest(store, 0)
-    assert manifest is not None
-    place = manifest.places[RUN + "b"]
-    data = bytearray(store.get(place.part))
-    data[place.offset : place.offset + place.length] = bytes(place.length)
-    store.put(place.part, bytes(data))
+    part, _ = damage(store, "b")
 
     calls = {run: world.driver.call() for run in "abc"}
     for run, call in calls.items():
@@ -83,7 +94,42 @@ def test_one_damaged_run_keeps_no_other_from_being_loaded(
 
     refused = {run: world.driver.replies[call].refused for run, call in calls.items()}
     assert refused["a"] is None and refused["c"] is None
-    assert refused["b"].problem == "unavailable" and place.part in refused["b"].message
+    assert refused["b"].problem == "unavailable" and part in refused["b"].message
+
+
+def unseen(world: World, run: str) -> Outcome:
+    """A run whose mail may have gone out waits, parked, for whoever knows; that is what its worker knows."""
+    world.driver.command(submit(run, graph=MAIL.version))
+    world._exchange()
+    (lease,) = world.driver.replies[world.waiting].leases
+    world._exchange(done(lease, "WORKER_LOST"))
+    world.rest()
+    assert run in world.parked
+    return done(lease)
+
+
+@pytest.mark.parametrize("attaches", [False, True])
+def test_an_outcome_of_a_damaged_run_stops_no_other(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, attaches: bool
+):
+    """It is not acknowledged, so its worker keeps it; when somebody has mended the run, it counts."""
+    monkeypatch.setattr(snapshots, "FRAME_BYTES", 1)
+    world = World(store, [MAIL])
+    sound, spoilt = unseen(world, "a"), unseen(world, "b")
+    part, whole = damage(store, "b")
+
+    if attaches:
+        reply = world.driver.attached(outcomes=(spoilt, sound))
+    else:
+        reply = world.driver.exchanged(world.session, world.n + 1, spoilt, sound)
+
+    assert reply.acknowledged == (sound.key,)
+    assert world.asked(GetRun("a")).status == "succeeded"
+    world.rest()
+    assert "b" in world.parked
+    store.put(part, whole)
+    world.rest()
+    assert world.asked(GetRun("b")).status == "succeeded"
 
 
 def test_looking_at_a_parked_run_leaves_nothing_behind(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
