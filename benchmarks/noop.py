@@ -1,5 +1,7 @@
 """Functions for the benchmarks: steps that do nothing, so that only the system is measured."""
 
+import asyncio
+
 from hive_ray.workers.tools import function
 
 
@@ -7,3 +9,13 @@ from hive_ray.workers.tools import function
 def noop(x: str) -> dict[str, str]:
     """Hand the payload on."""
     return {"x": x}
+
+
+@function(idempotent=True)
+async def nap(x: str) -> dict[str, str]:
+    """Take a twentieth of a second, as a quick call to a service does."""
+    await asyncio.sleep(NAP_S)
+    return {"x": x}
+
+
+NAP_S = 0.05

@@ -176,6 +176,9 @@ class PoolSettings(Section):
     workers: WorkersSettings = WorkersSettings()
     queue_limit: PositiveInt = 10_000
     """Steps that may wait for the pool; beyond, submissions are answered 429."""
+    spare_slots: NonNegativeInt = 2
+    """Slots of the pool that no team fills which has its share already, so that the next step of another one
+    starts at once. It counts as soon as there is a second team; 0 keeps none."""
     requests_per_minute: NonNegativeInt = 0
     """Steps that may begin in a minute; 0 does not limit them."""
     tokens_per_minute: NonNegativeInt = 0

@@ -19,6 +19,7 @@ def plan_of(settings: Settings) -> ControlPlan:
         accounts=_hourly(settings) | {name: _account(one) for name, one in settings.budgets.items()},
         rates=_rates(settings),
         runs=dict(settings.parallel_runs),
+        spare_slots={name: pool.spare_slots for name, pool in settings.pools.items() if pool.spare_slots},
         weights=dict(settings.shares.weights),
         priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
         longest_wait_us=round(settings.retries.longest_wait_s * 1e6),

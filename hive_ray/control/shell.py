@@ -49,7 +49,7 @@ from hive_ray.core.messages import (
     encode,
 )
 from hive_ray.core.parked import due_us
-from hive_ray.core.plan import ControlPlan, decode_plan
+from hive_ray.core.plan import decode_plan
 from hive_ray.core.run import TERMINAL, Run, StepStatus, note_segment
 from hive_ray.errors import Fenced
 from hive_ray.state import journal
@@ -448,7 +448,7 @@ class Shell:
         """New runs are refused at a bound; a repeat of an accepted one is not new."""
         if not isinstance(command, (Submit, Fork)) or self.engine.accepted(command):
             return None
-        if self._plan is not None and decode_plan(self._plan.plan) != ControlPlan():
+        if self._plan is not None and decode_plan(self._plan.plan).restricts:
             why = "the budgets and limits of the configuration"
             return features.needs(features.CONTROLLED, self.engine.fleet.feature_level, why)
         if self.live_runs >= self.limits.live_runs:

@@ -25,11 +25,14 @@ from hive_ray.core.holds import Hold
 from hive_ray.core.messages import Lease, MemoryGiven, StepKind
 from hive_ray.core.queues import Queue, Taken
 from hive_ray.core.run import Run, Step, StepStatus, Visit
+from hive_ray.core.turns import Turns
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
 if TYPE_CHECKING:
     from hive_ray.core.engine import Engine
 
+MOST_SPARE = 8
+"""No more than one slot of so many is kept for other teams."""
 SCAN_LIMIT = 64
 """Steps that cannot start, looked at before an exchange gives up for this time."""
 
@@ -65,8 +68,9 @@ class Dispatch:
         returned: list[Taken] = []
         looked = 0
         self._took_back = False
+        turns = self._turns(worker.pool, queue)
         while len(leases) < most and looked < SCAN_LIMIT and fleet.has_place(index, worker):
-            taken = queue.take()
+            taken = turns.take()
             if taken is None:
                 break
             found = self._ready(taken[0])
@@ -81,12 +85,29 @@ class Dispatch:
             answer = self._grant(*found, worker, now)
             if isinstance(answer, Lease):
                 leases.append(answer)
+                turns.note(taken[2].team)
             elif answer is not None:
                 self._set_aside(queue, taken, answer)
                 looked += 1
         for taken in reversed(returned):
             queue.put_back(taken)
         return self._still_wanted(leases, now) if self._took_back else leases
+
+    def _turns(self, pool: str, queue: Queue) -> Turns:
+        """Whose turn it is: everybody's, unless other teams need the last slots of a pool."""
+        fleet_now = self._engine.fleet
+        spare = self._engine.force.plan.spare_slots.get(pool, 0) if len(fleet_now.teams) > 1 else 0
+        if not spare:
+            return Turns(queue)
+        workers = [worker for worker in fleet_now.workers.values() if worker.pool == pool]
+        counts: dict[str, int] = {}
+        for worker in workers:
+            for attempt in worker.leases:
+                run = self._engine.runs.get(attempt[0])
+                if run is not None:
+                    counts[run.team] = counts.get(run.team, 0) + 1
+        slots = sum(worker.slots for worker in workers)
+        return Turns(queue, counts, slots, min(spare, slots // MOST_SPARE))
 
     def _set_aside(self, queue: Queue, taken: Taken, wait: admission.Wait) -> None:
         queue.set_aside(wait.resource, taken)

@@ -32,7 +32,7 @@ from hive_ray.core import (
 )
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
-from hive_ray.core.accounts import names_of
+from hive_ray.core.accounts import names_of, tokens_of
 from hive_ray.core.commands import (
     AllowSpending,
     ApplyPlan,
@@ -63,6 +63,7 @@ from hive_ray.core.dispatch import Dispatch
 from hive_ray.core.entrance import Entrance
 from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.holds import Hold
 from hive_ray.core.messages import (
     Outcome,
     StepContent,
@@ -111,6 +112,8 @@ class Engine:
         self.force = InForce(ControlPlan(), Changes())
         self.rates = Rates(bucket)
         self.entrance = Entrance()
+        self._freed: Hold | None = None
+        """What the last attempt that ended had held."""
         self._charged: dict[str, None] = {}
         """Accounts that were charged and not looked at since."""
         self.keeping = keeping.Keeping()
@@ -169,6 +172,7 @@ class Engine:
             after(self.fleet, run, event)
         if root is not None and kind is not ev.StepStarted:
             self.dispatch.freed(root, freed)
+            self._freed = freed
             if freed is not None and self.force.limits_accounts:
                 self._charged.update(dict.fromkeys(names_of(root, freed.pool, freed.subject)))
         if run.parent:
@@ -688,8 +692,18 @@ class Engine:
         if outcome.memory:
             drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
         self.record(drafts, now)
+        self._give_back(outcome, now)
         self.moving.advance(run, now)
         self._warn(now)
+
+    def _give_back(self, outcome: Outcome, now: Moment) -> None:
+        """Tokens that a call was expected to use, and did not, are there for others in the same minute."""
+        freed, self._freed = self._freed, None
+        if freed is not None and self.force.limits_rates:
+            unused = freed.likely_tokens - tokens_of(outcome.usage)
+            if unused > 0:
+                names = (f"pool/{freed.pool}", freed.subject)
+                self.rates.give_back(self.force, names, unused, now.mono_us)
 
     def _warn(self, now: Moment) -> None:
         """Tell once in a window of each account that has spent most of its limit."""

@@ -61,6 +61,8 @@ class Fleet(msgspec.Struct):
     workers: dict[str, Worker] = {}
     queues: dict[str, Queue] = {}
     """Ready steps by pool. An entry may be stale: check when taking it. Made again by ``rebuild``."""
+    teams: dict[str, None] = {}
+    """Those that have runs here. Made again by ``rebuild``."""
     weights: dict[str, int] = {}
     """Shares of teams in a pool, of those that do not have 1."""
     submissions: dict[str, Submission] = {}
@@ -171,6 +173,7 @@ def take_weights(fleet: Fleet) -> None:
 
 
 def note_submission(fleet: Fleet, run: Run) -> None:
+    fleet.teams[run.team] = None
     if run.idempotency_key:
         key = f"{run.team}/{run.idempotency_key}"
         fleet.submissions[key] = Submission(run.id, run.digest, run.submitted_us)
@@ -274,12 +277,13 @@ def leased_steps(run: Run) -> list[tuple[str, AttemptRef]]:
 
 def rebuild(fleet: Fleet, runs: Iterable[Run], parked: Mapping[str, Parked]) -> None:
     """Make queues and leases from the runs: after recovery, and in tests against the kept index."""
+    ordered = sorted(runs, key=lambda run: run.submitted_us)
     fleet.queues = {}
+    fleet.teams = dict.fromkeys(run.team for run in (*ordered, *parked.values()))
     take_weights(fleet)
     fleet.suspects = {}
     for worker in fleet.workers.values():
         worker.leases = {}
-    ordered = sorted(runs, key=lambda run: run.submitted_us)
     fleet.submissions = _submissions(ordered, parked)
     for run in ordered:
         for pool, step in ready_steps(run):

@@ -61,6 +61,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Of pools, models and tools."""
     runs: dict[str, int] = {}
     """Runs under way at a time, of teams and agents."""
+    spare_slots: dict[str, int] = {}
+    """Of a pool: slots that no team fills which has its share already, while there are other teams."""
     weights: dict[str, int] = {}
     """Shares of teams within a priority class; 1 of those that are not named."""
     priorities: dict[str, int] = {}
@@ -69,6 +71,11 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """A step that is asked to come back later than this is not tried again."""
     approvals: ApprovalsPlan = ApprovalsPlan()
     """Questions to people."""
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is forbidden or bounded by it: it must not be left out in silence."""
+        return bool(self.accounts or self.rates or self.runs)
 
 
 class Changes(msgspec.Struct):

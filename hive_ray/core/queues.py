@@ -9,7 +9,7 @@ of what they wait for, until it is released.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from heapq import heappop, heappush, heapreplace
 from itertools import islice
 
@@ -126,6 +126,21 @@ class Queue:
         line.steps.append(ref)
         one.enter(line)
         self.ready += 1
+
+    def take_of(self, teams: Container[str]) -> Taken | None:
+        """The next step of some teams, out of turn."""
+        for priority, one in enumerate(self._classes):
+            lines = [line for line in one.lines.values() if line.steps and line.team in teams]
+            if lines:
+                line = min(lines, key=lambda line: (line.passed, line.place))
+                line.passed += self._stride(line)
+                self.ready -= 1
+                return line.steps.popleft(), priority, line
+        return None
+
+    def teams(self) -> set[str]:
+        """Those that have a step ready."""
+        return {line.team for one in self._classes for line in one.lines.values() if line.steps}
 
     def take(self) -> Taken | None:
         """The next step."""

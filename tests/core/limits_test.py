@@ -185,3 +185,40 @@ def test_one_teams_ten_thousand_steps_keep_another_team_waiting_for_a_worker_onl
     engine.submit(Submit("few", "q", "few", "agent", STEP.version, content()), Moment(2))
     engine.report(Outcome(*out[0].key, "", encode(content())), Moment(3))
     assert [lease.run for lease in engine.dispatch.admit(worker, Moment(4), 1000)] == ["few"]
+
+
+def shared(slots: int, spare: int) -> Story:
+    """A pool that one team would fill, while another one is known."""
+    story = Story(STEP, slots=slots)
+    story.plan(spare_slots={"function": spare})
+    story.submit(run="early", team="few")
+    story.fail(story.lease("work"))
+    for number in range(2 * slots):
+        story.submit(run=f"many{number}", team="many")
+    return story
+
+
+def test_the_last_slots_are_kept_for_teams_that_have_few():
+    """Whoever comes need not wait for an end."""
+    story = shared(32, 2)
+    assert len(leased(story)) == 30
+    for number in range(3):
+        story.submit(run=f"few{number}", team="few")
+    assert [lease.run for lease in leased(story)] == ["few0", "few1"]
+
+
+def test_a_team_alone_fills_the_pool_and_so_does_one_in_a_small_pool():
+    alone = Story(STEP, slots=32)
+    alone.plan(spare_slots={"function": 2})
+    for number in range(40):
+        alone.submit(run=f"r{number}")
+    assert len(leased(alone)) == 32
+    assert len(leased(shared(4, 2))) == 4
+
+
+def test_two_teams_that_want_everything_share_what_is_not_kept():
+    story = shared(32, 4)
+    for number in range(64):
+        story.submit(run=f"few{number}", team="few")
+    teams = [lease.team for lease in leased(story)]
+    assert sorted((teams.count("few"), teams.count("many"))) == [14, 14]
