@@ -31,6 +31,7 @@ from pydantic import (
 
 from hive_ray.config_approvals import ApprovalsSettings
 from hive_ray.config_base import Name, Secret, SecretRef, Section, TextOrSecret, absolute, refuse
+from hive_ray.config_breakers import BreakerName, BreakerSettings
 from hive_ray.config_budgets import (
     AccountName,
     BudgetSettings,
@@ -394,6 +395,8 @@ class Settings(Section):
     """Budgets by account: `team/acme`, `agent/acme/support`, `workflow/acme/refunds`, `pool/llm`,
     `model/small`, `tool/send_mail`; `team/*` is for every team that is not named."""
     retries: RetriesSettings = RetriesSettings()
+    breakers: Mapping[BreakerName, BreakerSettings] = {}
+    """Breakers by `model/NAME` or `tool/NAME`; `model/*` and `tool/*` are for all that are not named."""
     rates: Mapping[RatedName, RateSettings] = {}
     """Rates by name: `pool/llm`, `model/small`, `tool/send_mail`, `tool/*`."""
     parallel_runs: Mapping[RunningName, PositiveInt] = {}

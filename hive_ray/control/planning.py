@@ -7,7 +7,9 @@ from decimal import Decimal
 
 from hive_ray.config import Settings
 from hive_ray.config_approvals import ApprovalsSettings
+from hive_ray.config_breakers import BreakerSettings
 from hive_ray.config_budgets import BudgetSettings
+from hive_ray.core.breakers import BreakerPlan
 from hive_ray.core.commands import ApplyPlan
 from hive_ray.core.plan import CLASSES, AccountPlan, ControlPlan, RatePlan, encode_plan
 from hive_ray.graph.asking import ApprovalsPlan, Asked, AskPlan, Final, chain_of
@@ -22,6 +24,7 @@ def plan_of(settings: Settings) -> ControlPlan:
         spare_slots={name: pool.spare_slots for name, pool in settings.pools.items() if pool.spare_slots},
         weights=dict(settings.shares.weights),
         priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
+        breakers={name: _breaker(one) for name, one in settings.breakers.items()},
         longest_wait_us=round(settings.retries.longest_wait_s * 1e6),
         approvals=_approvals(settings.approvals),
     )
@@ -66,6 +69,18 @@ def _rates(settings: Settings) -> dict[str, RatePlan]:
     named = [*own, *settings.rates.items()]
     rates = {name: RatePlan(one.requests_per_minute, one.tokens_per_minute) for name, one in named}
     return {name: rate for name, rate in rates.items() if rate != RatePlan()}
+
+
+def _breaker(settings: BreakerSettings) -> BreakerPlan:
+    return BreakerPlan(
+        round(settings.window_s * 1e6),
+        settings.min_calls,
+        settings.failure_percent,
+        round(settings.slow_s * 1e6),
+        settings.slow_percent,
+        round(settings.open_s * 1e6),
+        settings.failures,
+    )
 
 
 def _nanousd(usd: Decimal) -> int:

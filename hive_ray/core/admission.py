@@ -25,7 +25,6 @@ from hive_ray.graph.compiled import ModelPlan, NodePlan
 MTOK = 1_000_000
 _NO_ALLOWANCE = Allowance()
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
-_TOOL = StepKind.TOOL
 _ASKS_MODEL = (StepKind.LLM, StepKind.DECIDE)
 
 
@@ -88,13 +87,6 @@ def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[
 def _price(model: ModelPlan, tokens: int) -> int:
     nanousd = tokens * model.input_nanousd_per_mtok + model.max_tokens * model.output_nanousd_per_mtok
     return -(-nanousd // MTOK)
-
-
-def subject_of(step: Step) -> str:
-    """The model or tool whose account and rates a step counts for; empty for functions."""
-    if step.kind in _ASKS_MODEL:
-        return f"model/{step.name}"
-    return f"tool/{step.name}" if step.kind is _TOOL else ""
 
 
 def stopped(stops: dict[str, str], names: Sequence[str]) -> Wait | None:

@@ -202,6 +202,15 @@ class ChangeRate(msgspec.Struct, frozen=True, tag=True):
     principal: str = ""
 
 
+class ForceBreaker(msgspec.Struct, frozen=True, tag=True):
+    """Hold a breaker ``open`` or ``closed``, or let it decide again (``auto``). ``content.message``: why."""
+
+    name: str
+    mode: str
+    content: StepContent
+    principal: str = ""
+
+
 class ChangeRunsLimit(msgspec.Struct, frozen=True, tag=True):
     """Change how many runs of a team or an agent may be under way."""
 
@@ -276,6 +285,7 @@ Command = (
     | ChangeBudget
     | ChangeRate
     | ChangeRunsLimit
+    | ForceBreaker
     | StopSpending
     | AllowSpending
     | Maintain

@@ -22,7 +22,7 @@ from hive_ray.core.commands import Moment, Submit
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
-from hive_ray.core.messages import Lease, MemoryGiven, StepKind
+from hive_ray.core.messages import Lease, MemoryGiven, StepKind, subject_of
 from hive_ray.core.queues import Queue, Taken
 from hive_ray.core.run import Run, Step, StepStatus, Visit
 from hive_ray.core.turns import Turns
@@ -183,6 +183,9 @@ class Dispatch:
             return self._refuse(run, node, visit, step, answer, now)
         if isinstance(answer, admission.Ask):
             return self._ask(run, visit, step, answer, now)
+        if self._engine.fleet.breakers:
+            attempt = (run.id, visit.serial, step.call, step.attempt)
+            self._engine.breaking.begins(subject_of(step.kind, step.name), attempt, now)
         event = ev.StepStarted(
             run.id,
             visit.serial,
@@ -209,13 +212,10 @@ class Dispatch:
     ) -> admission.Granted | admission.Verdict:
         """All that a step needs, or what keeps it."""
         engine = self._engine
-        if node.deadline_us and retries.node_time_left_us(node, visit, now.wall_us) <= 0:
-            return admission.Refusal(FailureKind.TIMEOUT, f"the time of node {node.id} (deadline_s) is over")
-        subject = admission.subject_of(step)
-        if engine.fleet.stopped:
-            verdict = admission.stopped(engine.fleet.stopped, list(names_of(root, step.pool, subject)))
-            if verdict is not None:
-                return verdict
+        subject = subject_of(step.kind, step.name)
+        verdict = self._forbids(root, node, visit, step, subject, now)
+        if verdict is not None:
+            return verdict
         worst = admission.worst_case(run, node, visit, step, inputs)
         verdict = admission.admit_to_run(root, worst.nanousd)
         if verdict is not None:
@@ -236,6 +236,21 @@ class Dispatch:
             if late is not None:
                 return admission.Wait(late.resource, late.due_us)
         return admission.Granted(worst.nanousd, hold)
+
+    def _forbids(
+        self, root: Run, node: NodePlan, visit: Visit, step: Step, subject: str, now: Moment
+    ) -> admission.Verdict | None:
+        """What keeps a step whatever it costs."""
+        engine = self._engine
+        if node.deadline_us and retries.node_time_left_us(node, visit, now.wall_us) <= 0:
+            return admission.Refusal(FailureKind.TIMEOUT, f"the time of node {node.id} (deadline_s) is over")
+        if engine.breaking.minds:
+            refusal = engine.breaking.refusal(subject, now)
+            if refusal is not None:
+                return refusal
+        if engine.fleet.stopped:
+            return admission.stopped(engine.fleet.stopped, list(names_of(root, step.pool, subject)))
+        return None
 
     def _hold(self, worst: admission.Worst, pool: str, subject: str, now: Moment) -> Hold:
         accounts = self._engine.fleet.accounts

@@ -33,6 +33,7 @@ from hive_ray.core import (
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
 from hive_ray.core.accounts import names_of, tokens_of
+from hive_ray.core.breaking import Breaking
 from hive_ray.core.commands import (
     AllowSpending,
     ApplyPlan,
@@ -44,6 +45,7 @@ from hive_ray.core.commands import (
     Complete,
     CorrectCost,
     DeleteMemory,
+    ForceBreaker,
     Forget,
     Fork,
     Maintain,
@@ -121,6 +123,7 @@ class Engine:
         self.evaluator = evaluator
         self.moving = Moving(self)
         self.dispatch = Dispatch(self)
+        self.breaking = Breaking(self)
         self.sink: Callable[[int, Draft], None] = _nowhere
         """Receives each event with its sequence number, in order, right after it was applied."""
 
@@ -691,8 +694,12 @@ class Engine:
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, bounds)
         if outcome.memory:
             drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
+        minds = self.breaking.minds
+        subject = steps.subject_under_way(run, outcome) if minds else ""
         self.record(drafts, now)
         self._give_back(outcome, now)
+        if minds:
+            self.breaking.ended(subject, outcome, now)
         self.moving.advance(run, now)
         self._warn(now)
 
@@ -749,6 +756,7 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     ChangeBudget: Engine.steer,
     ChangeRate: Engine.steer,
     ChangeRunsLimit: Engine.steer,
+    ForceBreaker: Engine.steer,
     StopSpending: Engine.steer,
     AllowSpending: Engine.steer,
     Maintain: Engine.steer,

@@ -527,6 +527,43 @@ class SpendingAllowed(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+class BreakerOpened(Event, frozen=True, gc=False):
+    """Steps that need a model or a tool fail fast."""
+
+    name: str
+    """``model/NAME`` or ``tool/NAME``."""
+    reason: str
+    open_us: int
+    """Until a probe may begin."""
+    calls: int = 0
+    """In the window that opened it; 0: a probe did."""
+    failures: int = 0
+    slow: int = 0
+
+
+class BreakerHalfOpened(Event, frozen=True, gc=False):
+    """One attempt tries whether a model or a tool is back."""
+
+    name: str
+    probe: str
+    """``RUN:SERIAL.CALL.ATTEMPT``; empty: the last probe told nothing, the next step is one."""
+    reason: str = ""
+
+
+class BreakerClosed(Event, frozen=True, gc=False):
+    name: str
+    reason: str
+
+
+class BreakerForced(Event, frozen=True, gc=False):
+    """A person decided about a breaker. Content: ``message`` (why)."""
+
+    name: str
+    mode: str
+    """``open``, ``closed`` or ``auto``: it decides by itself again, beginning closed."""
+    principal: str = ""
+
+
 class MaintenanceBegan(Event, frozen=True, gc=False):
     """Nothing new is admitted; what was accepted goes on. Content: ``message`` (why)."""
 
@@ -579,6 +616,7 @@ EVENTS: dict[str, type[Event]] = {
         ApprovalEscalated, ApprovalEdited, AnswerRefused,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
+        BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
     )
 }  # fmt: skip

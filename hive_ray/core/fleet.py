@@ -13,6 +13,7 @@ import msgspec
 
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import Accounts
+from hive_ray.core.breakers import Breaker, Mode
 from hive_ray.core.messages import StepContent
 from hive_ray.core.parked import Parked
 from hive_ray.core.plan import Changes, ControlPlan, decode_plan
@@ -86,6 +87,8 @@ class Fleet(msgspec.Struct):
     """Scopes whose spending is stopped, and by whom."""
     maintenance: str = ""
     """Who has set it up to admit nothing new; empty: nobody."""
+    breakers: dict[str, Breaker] = {}
+    """Those that are not closed."""
 
 
 def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> None:
@@ -112,10 +115,10 @@ def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> N
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
         case _:
-            _evolve_control(fleet, event, content)
+            _evolve_control(fleet, event, content, at_us)
 
 
-def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent) -> None:
+def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> None:
     match event:
         case ev.PlanApplied():
             _apply_plan(fleet, decode_plan(content.state), event.digest)
@@ -135,6 +138,26 @@ def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent) -> None
             fleet.maintenance = event.principal or "operator"
         case ev.MaintenanceEnded():
             fleet.maintenance = ""
+        case _:
+            _evolve_breakers(fleet, event, at_us)
+
+
+def _evolve_breakers(fleet: Fleet, event: ev.Event, at_us: int) -> None:
+    match event:
+        case ev.BreakerOpened():
+            fleet.breakers[event.name] = Breaker(Mode.OPEN, at_us, event.reason, event.open_us)
+        case ev.BreakerHalfOpened():
+            breaker = fleet.breakers[event.name]
+            breaker.mode, breaker.probe = Mode.HALF_OPEN, event.probe
+        case ev.BreakerClosed():
+            fleet.breakers.pop(event.name, None)
+        case ev.BreakerForced():
+            fleet.breakers.pop(event.name, None)
+            if event.mode != Mode.AUTO:
+                by = event.principal or "operator"
+                fleet.breakers[event.name] = Breaker(
+                    event.mode, at_us, "an operator decided so", forced=True, principal=by
+                )
         case _:
             raise KeyError(f"{type(event).__name__} is not an event of the fleet")
 
@@ -321,6 +344,7 @@ def encode_fleet(fleet: Fleet) -> bytes:
             changes=fleet.changes,
             stopped=fleet.stopped,
             maintenance=fleet.maintenance,
+            breakers=fleet.breakers,
         )
     )
 

@@ -29,6 +29,18 @@ class StepKind(StrEnum):
     """Puts the results of a map's items into one list (inputs: ``"3.summary"``; ``"3.!"``: a failure)."""
 
 
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_TOOL = StepKind.TOOL
+_ASKS_MODEL = (StepKind.LLM, StepKind.DECIDE)
+
+
+def subject_of(kind: StepKind, name: str) -> str:
+    """The model or tool whose account, rates and breaker a step counts for; empty for functions."""
+    if kind in _ASKS_MODEL:
+        return f"model/{name}"
+    return f"tool/{name}" if kind is _TOOL else ""
+
+
 class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a conversation.
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from hive_ray.core.breakers import BreakerPlan
 from hive_ray.graph.asking import ApprovalsPlan
 
 CLASSES = ("interactive", "normal", "batch")
@@ -67,6 +68,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Shares of teams within a priority class; 1 of those that are not named."""
     priorities: dict[str, int] = {}
     """Class of the runs of an agent or a team that name none, as an index into ``CLASSES``."""
+    breakers: dict[str, BreakerPlan] = {}
+    """Of models and tools; those that no name or pattern fits have none."""
     longest_wait_us: int = LONGEST_WAIT_US
     """A step that is asked to come back later than this is not tried again."""
     approvals: ApprovalsPlan = ApprovalsPlan()
@@ -106,6 +109,7 @@ class InForce:
         self._accounts: dict[str, AccountPlan | None] = {}
         self._rates: dict[str, RatePlan | None] = {}
         self._runs: dict[str, int] = {}
+        self._breakers: dict[str, BreakerPlan | None] = {}
         self._priorities: dict[tuple[str, str], int] = {}
         self.limits_accounts = bool(plan.accounts or changes.accounts)
         self.limits_rates = bool(plan.rates or changes.rates)
@@ -122,6 +126,12 @@ class InForce:
         if name not in self._rates:
             self._rates[name] = _find(name, self._changes.rates, self.plan.rates)
         return self._rates[name]
+
+    def breaker(self, name: str) -> BreakerPlan | None:
+        """The breaker of a model or tool; None: it has none."""
+        if name not in self._breakers:
+            self._breakers[name] = _find(name, {}, self.plan.breakers)
+        return self._breakers[name]
 
     def runs(self, name: str) -> int:
         """How many runs a team or an agent may have under way; 0: any number."""

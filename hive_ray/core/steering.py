@@ -6,12 +6,14 @@ import msgspec
 
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import WINDOWS
+from hive_ray.core.breakers import FORCES, Mode
 from hive_ray.core.commands import (
     AllowSpending,
     ApplyPlan,
     ChangeBudget,
     ChangeRate,
     ChangeRunsLimit,
+    ForceBreaker,
     Maintain,
     Refused,
     StopSpending,
@@ -20,7 +22,16 @@ from hive_ray.core.events import Draft, draft
 from hive_ray.core.fleet import Fleet
 from hive_ray.core.plan import decode_plan
 
-Steering = ApplyPlan | ChangeBudget | ChangeRate | ChangeRunsLimit | StopSpending | AllowSpending | Maintain
+Steering = (
+    ApplyPlan
+    | ChangeBudget
+    | ChangeRate
+    | ChangeRunsLimit
+    | ForceBreaker
+    | StopSpending
+    | AllowSpending
+    | Maintain
+)
 MOST = 2**62
 """No limit is larger: sums stay within 64 bits."""
 
@@ -36,6 +47,8 @@ def steer(fleet: Fleet, command: Steering) -> list[Draft] | Refused:
             return _change_rate(fleet, command)
         case ChangeRunsLimit():
             return _change_runs(fleet, command)
+        case ForceBreaker():
+            return _force_breaker(fleet, command)
         case StopSpending() | AllowSpending():
             return _stop(fleet, command)
         case Maintain():
@@ -85,6 +98,19 @@ def _change_runs(fleet: Fleet, command: ChangeRunsLimit) -> list[Draft] | Refuse
         return []
     event = ev.RunsLimitChanged("", command.name, command.runs, command.principal)
     return [draft(event, command.content)]
+
+
+def _force_breaker(fleet: Fleet, command: ForceBreaker) -> list[Draft] | Refused:
+    problem = _problem(command.name, ("model", "tool"), "breaker")
+    if command.mode not in FORCES:
+        problem = problem or f"a breaker cannot be forced {command.mode!r}: write {', '.join(FORCES)}"
+    if problem or command.name.endswith("*"):
+        return Refused("invalid", problem or f"{command.name}: name one model or tool")
+    known = fleet.breakers.get(command.name)
+    is_so = known is None if command.mode == Mode.AUTO else known is not None and known.forced
+    if is_so and (known is None or known.mode == command.mode):
+        return []
+    return [draft(ev.BreakerForced("", command.name, command.mode, command.principal), command.content)]
 
 
 def _stop(fleet: Fleet, command: StopSpending | AllowSpending) -> list[Draft] | Refused:

@@ -11,7 +11,7 @@ from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
-from hive_ray.core.messages import Outcome, StepContent, StepKind
+from hive_ray.core.messages import Outcome, StepContent, StepKind, subject_of
 from hive_ray.core.retries import Bounds, Never, retry
 from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
@@ -60,6 +60,15 @@ def is_open(run: Run, outcome: Outcome) -> bool:
     if step is None or step.attempt != outcome.attempt:
         return False
     return step.status is StepStatus.LEASED or step.status is StepStatus.UNKNOWN
+
+
+def subject_under_way(run: Run, outcome: Outcome) -> str:
+    """The model or tool of an attempt that is under way; empty if it is not, or of a function."""
+    visit = run.visits.get(outcome.serial)
+    step = visit.steps.get(outcome.call) if visit is not None else None
+    if step is None or step.attempt != outcome.attempt or step.status is not _LEASED:
+        return ""
+    return subject_of(step.kind, outcome.name or step.name)
 
 
 def _is_unseen(outcome: Outcome) -> bool:

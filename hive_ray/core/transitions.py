@@ -94,6 +94,8 @@ STEP = Machine(
         *_each((NEW,), (ev.NodeEntered, ev.StepQueued, ev.RunForked), "ready"),
         Transition("ready", ev.StepStarted, ("leased",)),
         Transition("ready", ev.ApprovalRequested, ("held",)),
+        # A breaker is open, or a policy forbids it.
+        Transition("ready", ev.ToolCallFailed, (ENDED,)),
         Transition("held", ev.ApprovalResolved, ("ready",)),
         Transition("leased", ev.LeaseReturned, ("ready",)),
         Transition("leased", ev.StepSucceeded, (ENDED,)),

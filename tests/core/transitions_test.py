@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from docs.generate_states import PAGE, page
-from hive_ray.core.commands import Pause, RaiseLevel, Resume
+from hive_ray.core.breakers import BreakerPlan
+from hive_ray.core.commands import ForceBreaker, Pause, RaiseLevel, Resume
+from hive_ray.core.events import NOTHING
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.transitions import MACHINES
@@ -282,8 +284,19 @@ def handed_on() -> Story:
     return story
 
 
+def stopped_by_a_breaker() -> Story:
+    """A tool call of an agent that a breaker keeps from starting."""
+    story = Story(chain(agent("t", tool("crm"))))
+    story.plan(breakers={"tool/*": BreakerPlan()})
+    story.steer(ForceBreaker("tool/crm", "open", NOTHING))
+    story.submit()
+    story.turn(story.lease("t"), "crm")
+    story.lease("t")
+    return story
+
+
 STORIES = (
-    handed_on, held("approve"), held("reject"), held("cancel"), held("fail"),
+    handed_on, stopped_by_a_breaker, held("approve"), held("reject"), held("cancel"), held("fail"),
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),
