@@ -20,6 +20,7 @@ from hive_ray.core.values import Value
 from hive_ray.errors import Conflict, Corrupt, KeyErased, ObjectMissing
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.blobs import BlobRef
+from hive_ray.state.run_events import whole
 from serve.backend import TEAM, Backend, check_size, new_run_id
 from serve.bodies import ForkRequest
 from serve.problems import Problem, invalid, refused
@@ -105,7 +106,7 @@ async def _events(backend: Backend, view: RunView) -> list[forking.Told]:
         raise Conflict(f"run {view.run_id} was forgotten: there is nothing that another run could go on with")
 
     def read() -> list[forking.Told]:
-        return list(backend.run_events.read(view.run_id, 0, view.segments))
+        return [*whole(view.run_id, list(backend.run_events.read(view.run_id, 0, view.segments)))]
 
     return await asyncio.to_thread(read)
 

@@ -19,7 +19,7 @@ from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.records import Recorded
-from hive_ray.state.run_events import RunEvents
+from hive_ray.state.run_events import RunEvents, whole
 from hive_ray.state.snapshot_items import open_item
 from hive_ray.state.snapshots import load_latest_manifest, read_items
 from hive_ray.state.store import Store
@@ -198,14 +198,16 @@ def replay_run(
         shown: taken before this is called, so that the journal holds all that they show.
 
     Raises:
-        NotFound: the journal holds no event of this run.
+        NotFound: nobody knows this run.
+        Conflict: retention has dropped its beginning.
         StoreError: an object cannot be read; ``Corrupt`` names it.
     """
     told = [*shown, *_in_snapshot(store, codec, run_id)]
     forgiving = Forgiving(codec)
     events = _family(RunEvents(store, forgiving, 0), run_id)
-    if not events:
+    if not events and not told:
         raise NotFound(f"no run {run_id}")
+    whole(run_id, events)
     return Replay(run_id, _graphs(blobs, events), told).verdict(events, forgiving.erased)
 
 

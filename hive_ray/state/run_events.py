@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hive_ray.core.events import MapProgressed
-from hive_ray.errors import Corrupt, StoreError
+from hive_ray.core.events import MapProgressed, RunForked, RunSubmitted
+from hive_ray.errors import Conflict, Corrupt, StoreError
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.history_reading import Vanished, all_rows, run_rows
@@ -17,6 +17,20 @@ from hive_ray.state.store import Store
 
 _TRIES = 5
 """Compaction may delete what was about to be read; a newer manifest then tells where it is."""
+
+
+def whole(run: str, events: list[Recorded]) -> list[Recorded]:
+    """The events of a run, if its first one is among them.
+
+    Raises:
+        Conflict: retention has dropped the days in which the run began.
+    """
+    if any(isinstance(told.event, (RunSubmitted, RunForked)) and told.event.run == run for told in events):
+        return events
+    raise Conflict(
+        f"the events with which run {run} began are deleted (retention in hive.yaml): its state cannot be "
+        "derived from what is left; submit it anew, or keep history for longer"
+    )
 
 
 def every_row(store: Store, partition: int) -> Iterator[Row]:
