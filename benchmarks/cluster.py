@@ -16,6 +16,7 @@ import ray
 
 from hive_ray.config import Settings
 from hive_ray.control.actor import ControllerActor
+from hive_ray.control.envelope import INSTALLATION, Seal, closed, seal_of
 from hive_ray.control.queries import ListWorkers
 from hive_ray.graph.compiled import (
     CompiledGraph,
@@ -26,9 +27,8 @@ from hive_ray.graph.compiled import (
     encode_graph,
 )
 from hive_ray.names import NAMESPACE, controller_name
-from hive_ray.state.access import open_blobs
+from hive_ray.state.access import open_blobs, open_keyring
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 READY_S = 60.0
 
@@ -82,6 +82,7 @@ class Cluster:
     def __init__(self, settings: Settings, controller: Any) -> None:
         self.settings = settings
         self.controller = controller
+        self._seal: Seal | None = None
 
     async def ask(self, *requests: Any) -> list[Any]:
         """Send one batch; the answers' values.
@@ -89,7 +90,10 @@ class Cluster:
         Raises:
             RuntimeError: the controller refused.
         """
-        answers = _decode(await self.controller.ask.remote(_encode(requests)))
+        if self._seal is None:
+            self._seal = await asyncio.to_thread(seal_of, self.settings, open_keyring(self.settings))
+        sealed = closed(self._seal, INSTALLATION, list(requests), time.time_ns() // 1000)
+        answers = _decode(await self.controller.ask.remote(sealed))
         refused = [answer["refused"] for answer in answers if answer["refused"]]
         if refused:
             raise RuntimeError(refused[0]["message"])

@@ -21,15 +21,18 @@ from typing import Any, cast
 import httpx2
 
 from hive_ray import bulk
+from hive_ray import config as config_file
 from hive_ray.errors import (
     Conflict,
     Fault,
+    Forbidden,
     Forgotten,
     GraphError,
     HiveError,
     InputError,
     NotFound,
     Overloaded,
+    Unauthenticated,
     Unavailable,
     UserError,
 )
@@ -276,9 +279,17 @@ class Run:
 class Client:
     """One installation over HTTP."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        team: str | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        if team:
+            headers["Hive-Team"] = team
         self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
 
     def __repr__(self) -> str:
@@ -485,9 +496,14 @@ class Client:
         return Unavailable(f"{self.url} does not answer ({type(error).__name__}): is `hive-ray up` running?")
 
 
-def connect(url: str, api_key: str | None = None) -> Client:
-    """A client of the installation at a URL; asks nothing yet."""
-    return Client(url, api_key)
+def connect(url: str, api_key: str | None = None, team: str | None = None) -> Client:
+    """A client of the installation at a URL; asks nothing yet.
+
+    Args:
+        api_key: by default what ``HIVE_RAY_API_KEY`` holds, if it is set.
+        team: that an admin acts for; by default what ``HIVE_RAY_TEAM`` names, else the key's own.
+    """
+    return Client(url, api_key or config_file.api_key(), team=team or config_file.acting_team())
 
 
 def up(
@@ -513,7 +529,10 @@ def up(
     if record is None or not record.url:
         options = UpOptions(absolute(file), address, port, take_over, idle_exit_s)
         record = launch(place, options)
-    return Client(record.url)
+    key = config_file.api_key()
+    if not key and place.admin_key.is_file():
+        key = place.admin_key.read_text("ascii").strip()
+    return Client(record.url, key)
 
 
 def _submission(
@@ -624,6 +643,8 @@ def _error_of(kind: str, problem: Mapping[str, Any], retry_after_s: float = 1.0)
 _ERRORS: dict[str, Callable[[str], HiveError]] = {
     "invalid": UserError,
     "too_large": UserError,
+    "unauthenticated": Unauthenticated,
+    "forbidden": Forbidden,
     "not_found": NotFound,
     "conflict": Conflict,
     "mismatch": Conflict,

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
@@ -30,6 +31,7 @@ from pydantic import (
 )
 
 from hive_ray.config_approvals import ApprovalsSettings
+from hive_ray.config_auth import AuthSettings
 from hive_ray.config_base import Name, Secret, SecretRef, Section, TextOrSecret, absolute, refuse
 from hive_ray.config_breakers import BreakerName, BreakerSettings
 from hive_ray.config_budgets import (
@@ -47,6 +49,10 @@ from hive_ray.errors import ConfigError, Fault
 
 CONFIG_VARIABLE = "HIVE_RAY_CONFIG"
 """Environment variable that names the configuration file when no option does."""
+
+API_KEY_VARIABLE = "HIVE_RAY_API_KEY"
+"""Holds the API key of whoever calls. It is taken out of what an installation is started with."""
+TEAM_VARIABLE = "HIVE_RAY_TEAM"
 
 _MIB = 1 << 20
 _NANO = Decimal(10) ** 9
@@ -331,6 +337,16 @@ class HttpSettings(Section):
     ha_proxy: bool = True
     """Ray Serve behind HAProxy: about three times the submissions per second, one process more."""
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the listener."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
 
 class ObserveSettings(Section):
     """Logs, and what never appears in them."""
@@ -404,6 +420,7 @@ class Settings(Section):
     shares: SharesSettings = SharesSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     http: HttpSettings = HttpSettings()
+    auth: AuthSettings = AuthSettings()
     observe: ObserveSettings = ObserveSettings()
     timeouts: TimeoutsSettings = TimeoutsSettings()
     lease: LeaseSettings = LeaseSettings()
@@ -505,6 +522,16 @@ def locate(environ: Mapping[str, str] | None = None) -> Path | None:
         return Path(named)
     here = Path("hive.yaml")
     return here if here.exists() else None
+
+
+def api_key(environ: Mapping[str, str] | None = None) -> str:
+    """The API key that the environment holds for calls to an installation, or nothing."""
+    return (os.environ if environ is None else environ).get(API_KEY_VARIABLE, "").strip()
+
+
+def acting_team(environ: Mapping[str, str] | None = None) -> str:
+    """The team that an admin acts for, or nothing."""
+    return (os.environ if environ is None else environ).get(TEAM_VARIABLE, "").strip()
 
 
 def ray_address(environ: Mapping[str, str] | None = None) -> str:

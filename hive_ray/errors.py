@@ -6,6 +6,8 @@
     │   ├── ConfigError         hive.yaml or an option; names the key
     │   ├── InputError          a run's input does not fit
     │   ├── SqlError            a query is refused, or is no SQL
+    │   ├── Unauthenticated     nobody knows who asks: an API key is missing, wrong or has ended
+    │   ├── Forbidden           who asks may not: names the scope that is missing
     │   ├── NotFound            no run, approval, agent or pool of that name
     │   ├── Conflict            the request contradicts what is already decided
     │   ├── Forgotten           the content that was asked for was given up
@@ -85,6 +87,14 @@ class InputError(FaultsError):
 
 class SqlError(UserError):
     """A query is refused, or is no SQL."""
+
+
+class Unauthenticated(UserError):
+    """Nobody knows who asks."""
+
+
+class Forbidden(UserError):
+    """The caller is known, and may not."""
 
 
 class NotFound(UserError):

@@ -18,12 +18,14 @@ from serve import (
     routes_costs,
     routes_forks,
     routes_health,
+    routes_keys,
     routes_memory,
     routes_people,
     routes_runs,
     routes_state,
 )
 from serve.backend import Backend
+from serve.guard import guard
 from serve.problems import Problem
 
 Message = MutableMapping[str, Any]
@@ -58,11 +60,12 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
         routes_artifacts,
         routes_memory,
         routes_people,
+        routes_keys,
         routes_agents,
         routes_state,
         routes_health,
     ):
-        app.include_router(routes.router)
+        app.include_router(guard(routes.router))
     problems.install(app)
     app.add_middleware(Door, names_answers=not behind_proxy)
     return app

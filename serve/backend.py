@@ -29,12 +29,12 @@ from hive_ray.state.blobs import BlobRef
 from hive_ray.state.run_events import RunEvents
 from serve.acceptance import Acceptance
 from serve.history import History
+from serve.identities import Identities
 from serve.link import Ask, Link
 from serve.problems import Problem, invalid, refused
-from serve.sealing import Sealing, plain_digest
+from serve.sealing import Closing, Sealing, plain_digest
 
 PARTITION_BITS = 12
-TEAM = "default"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -50,8 +50,10 @@ class Backend:
         store = open_state(settings)
         keyring = open_keyring(settings, store)
         self.settings = settings
-        self.link = Link(ask)
+        self.link = Link(ask, close=Closing(settings, keyring))
+        self.identities = Identities(settings, keyring, lambda: self.link)
         self.store = store
+        self.keyring = keyring
         self.codec = content_codec(settings, keyring)
         self.blobs = open_blobs(settings, store, keyring)
         self.sealing = Sealing(keyring, self.standing)
@@ -192,4 +194,4 @@ def check_size(values: Mapping[str, Any], limit: int, place: str) -> None:
         )
 
 
-__all__ = ["TEAM", "Backend", "Unavailable", "check_size", "digest_of", "new_run_id"]
+__all__ = ["Backend", "Unavailable", "check_size", "digest_of", "new_run_id"]

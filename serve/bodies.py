@@ -152,6 +152,26 @@ class Correction(Body):
     reason: str = Field(default="", max_length=2000)
 
 
+class NewKey(Body):
+    """An API key to make."""
+
+    name: Name | None = None
+    """By default its id."""
+    team: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)] | None = None
+    """By default the caller's."""
+    scopes: list[Literal["submit", "read", "approve", "operate", "admin"]] = Field(min_length=1)
+    roles: list[Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]] = Field(default=[], max_length=50)
+    ttl_s: float | None = Field(default=None, gt=0, le=100 * 366 * 86_400)
+    """Seconds for which it is good; by default until it is revoked."""
+
+
+class Roll(Body):
+    """A new secret for a key."""
+
+    grace_s: float = Field(default=0, ge=0, le=366 * 86_400)
+    """Seconds for which the old secret is good beside it."""
+
+
 class MemoryValue(Body):
     """A value of long-term memory."""
 

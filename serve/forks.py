@@ -21,7 +21,7 @@ from hive_ray.errors import Conflict, Corrupt, KeyErased, ObjectMissing
 from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.blobs import BlobRef
 from hive_ray.state.run_events import whole
-from serve.backend import TEAM, Backend, check_size, new_run_id
+from serve.backend import Backend, check_size, new_run_id
 from serve.bodies import ForkRequest
 from serve.problems import Problem, invalid, refused
 from serve.sealing import NO_DIGESTS, Digests
@@ -142,7 +142,7 @@ async def _begun(
     command = Fork(
         run_id,
         terms.request_id,
-        TEAM,
+        view.team,
         terms.agent or view.agent,
         view.graph_version,
         StepContent(content.outputs, content.facts, state=encode_run(cut.state)),

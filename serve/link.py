@@ -15,15 +15,18 @@ from typing import TypeVar
 
 import msgspec
 
+from hive_ray.control.envelope import Asked
 from hive_ray.control.queries import Request, WatchRun
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.commands import Complete, Refused, Signal
 from hive_ray.errors import Fault, InputError, Unavailable
+from serve import caller
 
 log = logging.getLogger(__name__)
 
 Ask = Callable[[bytes], Awaitable[bytes]]
 """One call to the controller; raises ``Unavailable`` when it may or may not have happened."""
+Close = Callable[[bytes], Awaitable[bytes]]
 
 PATIENCE_S = 30.0
 """How long a request is repeated before it is answered 503."""
@@ -42,23 +45,31 @@ _decode = msgspec.msgpack.Decoder(list[Answer]).decode
 
 
 class Link:
-    """The controller, as seen by one replica."""
+    """The controller, as seen by one replica. Each request takes the credential of its caller along.
 
-    def __init__(self, ask: Ask, patience_s: float = PATIENCE_S) -> None:
+    Args:
+        close: puts the envelope around a batch; without it the batch travels bare, as in tests.
+    """
+
+    def __init__(self, ask: Ask, patience_s: float = PATIENCE_S, close: Close | None = None) -> None:
         self._ask = ask
+        self._close = close
         self._patience_s = patience_s
         self._waiting: list[Waiting] = []
         self._in_flight: set[asyncio.Task[None]] = set()
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request, patience_s: float | None = None) -> Answer:
         """The controller's answer to one request.
+
+        Args:
+            patience_s: instead of the link's own.
 
         Raises:
             InputError: it cannot be sent: a number beyond 64 bits, half a character.
             Unavailable: nobody answered in time; what was asked may have happened.
         """
-        data = _encoded(request)
-        until = time.monotonic() + self._patience_s
+        data = _encoded(Asked(caller.current().caller, request))
+        until = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         pause_s = PAUSE_S
         while True:
             try:
@@ -72,9 +83,9 @@ class Link:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def read(self, request: Request, shape: type[T]) -> T | Refused:
+    async def read(self, request: Request, shape: type[T], patience_s: float | None = None) -> T | Refused:
         """The answer's value in its shape, or the refusal."""
-        answer = await self.send(request)
+        answer = await self.send(request, patience_s)
         if answer.refused is not None:
             return answer.refused
         return msgspec.convert(answer.value, shape)
@@ -122,13 +133,18 @@ class Link:
                 future.set_result(answer)
 
     async def _call(self, requests: list[msgspec.Raw]) -> list[Answer]:
-        return _decode(await self._ask(_encode(requests)))
+        body = _encode(requests)
+        answers = _decode(await self._ask(await self._close(body) if self._close else body))
+        if len(answers) == 1 and answers[0].refused is not None:
+            # One refusal of the whole batch: the controller is not ready, or did not know the seal.
+            return answers * len(requests)
+        return answers
 
 
-def _encoded(request: Request) -> msgspec.Raw:
+def _encoded(asked: Asked) -> msgspec.Raw:
     """One by one: a request that cannot be sent must not keep the others of its moment."""
     try:
-        return msgspec.Raw(_encode(request))
+        return msgspec.Raw(_encode(asked))
     except (OverflowError, ValueError) as error:
         fault = Fault("request", f"cannot be sent: {error}", "use integers of 64 bits and whole characters")
         raise InputError("request", [fault]) from error

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "internal": 500,
     "not_found": 404,
     "conflict": 409,
     "mismatch": 422,
@@ -164,6 +167,8 @@ async def _bug(request: Request, error: Exception) -> Response:
 def respond(request: Request, problem: Problem) -> Response:
     """The response of a problem."""
     headers = {"Retry-After": str(math.ceil(problem.retry_after_s))} if problem.retry_after_s else {}
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="hive_ray"'
     return Response(encoded(body_of(request, problem)), problem.status, headers, MEDIA_TYPE)
 
 

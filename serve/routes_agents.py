@@ -12,8 +12,8 @@ from hive_ray.core.commands import Register
 from hive_ray.errors import GraphError
 from hive_ray.graph.findings import Finding, Severity
 from serve import shapes
-from serve.backend import TEAM
 from serve.bodies import AgentGraph, LintRequest
+from serve.caller import team
 from serve.problems import invalid
 from serve.routes_runs import answer, backend_of
 
@@ -23,13 +23,13 @@ AgentName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_len
 
 @router.get("/v1/agents", summary="All agents")
 async def list_agents(request: Request) -> Response:
-    agents: list[AgentView] = await backend_of(request).read(ListAgents(TEAM), list[AgentView])
+    agents: list[AgentView] = await backend_of(request).read(ListAgents(team()), list[AgentView])
     return answer({"agents": [shapes.agent(agent) for agent in agents]})
 
 
 @router.get("/v1/agents/{name}", summary="Show an agent")
 async def get_agent(request: Request, name: AgentName) -> Response:
-    return answer(shapes.agent(await backend_of(request).read(GetAgent(TEAM, name), AgentView)))
+    return answer(shapes.agent(await backend_of(request).read(GetAgent(team(), name), AgentView)))
 
 
 @router.put("/v1/agents/{name}", summary="Let a name stand for a graph")
@@ -42,7 +42,7 @@ async def put_agent(request: Request, name: AgentName, body: AgentGraph) -> Resp
         graph = await backend.acceptance.accept(body.graph)
     else:
         graph = await backend.acceptance.known(body.graph_version or "")
-    agent = await backend.read(Register(name, TEAM, graph.version), AgentView)
+    agent = await backend.read(Register(name, team(), graph.version), AgentView)
     return answer(shapes.agent(agent))
 
 

@@ -15,7 +15,7 @@ from hive_ray.control.views import RunLine, RunView
 from hive_ray.core.commands import Cancel, Resume, Submit
 from hive_ray.errors import HiveError
 from serve import forks, problems, shapes
-from serve.backend import TEAM, Backend
+from serve.backend import Backend
 from serve.bodies import Batch, BatchItem, Selection
 from serve.forks import Terms
 from serve.problems import Problem, invalid
@@ -114,7 +114,7 @@ async def _select(backend: Backend, body: Selection, status: str) -> Selected:
     if body.ids:
         return Selected(body.ids, None)
     before_us = time.time_ns() // 1000 - int(body.older_than_s * 1e6) if body.older_than_s else 0
-    query = ListRuns(TEAM, status, body.agent, body.cursor, body.limit, False, body.dead_lettered, before_us)
+    query = ListRuns("", status, body.agent, body.cursor, body.limit, False, body.dead_lettered, before_us)
     lines: list[RunLine] = await backend.read(query, list[RunLine])
     cursor = lines[-1].run_id if len(lines) == body.limit else None
     return Selected([line.run_id for line in lines if not line.resumed_as], cursor)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request, Response
 from hive_ray.control.queries import ListWorkers
 from hive_ray.errors import Unavailable
 from serve import shapes
+from serve.backend import Backend
+from serve.caller import sees_totals
 from serve.routes_runs import answer, backend_of
 
 router = APIRouter(tags=["operation"])
@@ -29,13 +31,9 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/v1/status", summary="The installation at a glance")
 async def status(request: Request) -> Response:
+    """Workers, queues, counters and cost are of all teams: with scope ``admin``, or role ``metrics``."""
     backend = backend_of(request)
     said = await _standing(request)
-    workers: list[dict[str, Any]] = []
-    if said["ready"]:
-        workers = await backend.read(ListWorkers(), list[dict[str, Any]])
-    counters = dict(said.get("counters", {}))
-    cost_usd = shapes.usd(counters.pop("cost_nanousd", 0))
     body = {
         "ready": said["ready"],
         "reason": said["standing"],
@@ -43,23 +41,40 @@ async def status(request: Request) -> Response:
         "state": backend.settings.state.url,
         "epoch": said.get("epoch", 0),
         "feature_level": said.get("feature_level", 0),
+        "controller_pid": said.get("pid", 0),
+    }
+    # Without a controller there are no totals: then it does not matter that nobody knows who asks.
+    if sees_totals() or not said.get("counters"):
+        body |= await _totals(backend, said)
+    return answer(body)
+
+
+async def _totals(backend: Backend, said: dict[str, Any]) -> dict[str, Any]:
+    """What is summed over all teams."""
+    workers: list[dict[str, Any]] = []
+    if said["ready"]:
+        workers = await backend.read(ListWorkers(), list[dict[str, Any]])
+    counters = dict(said.get("counters", {}))
+    return {
         "live_runs": said.get("live_runs", 0),
         "queued": said.get("queued", {}),
-        "controller_pid": said.get("pid", 0),
+        "cost_usd": shapes.usd(counters.pop("cost_nanousd", 0)),
         "counters": counters,
-        "cost_usd": cost_usd,
         "workers": workers,
     }
-    return answer(body)
 
 
 @router.get("/metrics", summary="Counters for Prometheus")
 async def metrics(request: Request) -> Response:
+    """Totals of all teams with scope ``admin``, or role ``metrics``; without, whether it is ready."""
     said = await _standing(request)
+    if not sees_totals():
+        said = {"ready": said["ready"], "epoch": said.get("epoch", 0)}
     lines: list[str] = []
     _sample(lines, "hive_ready", "gauge", "Runs can be accepted now.", {"": int(said["ready"])})
     _sample(lines, "hive_epoch", "gauge", "Incarnation of the controller.", {"": said.get("epoch", 0)})
-    _sample(lines, "hive_live_runs", "gauge", "Runs that have not ended.", {"": said.get("live_runs", 0)})
+    live = {"": said["live_runs"]} if "live_runs" in said else {}
+    _sample(lines, "hive_live_runs", "gauge", "Runs that have not ended.", live)
     queued = {f'{{pool="{pool}"}}': count for pool, count in said.get("queued", {}).items()}
     _sample(lines, "hive_queued_steps", "gauge", "Steps that wait for their pool.", queued)
     for name, count in said.get("counters", {}).items():

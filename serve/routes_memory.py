@@ -17,8 +17,9 @@ from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.errors import NotFound
 from hive_ray.graph.memory_keys import BadAddress, check_key, check_scope
 from serve import shapes
-from serve.backend import TEAM, Backend, check_size
+from serve.backend import Backend, check_size
 from serve.bodies import MemoryValue
+from serve.caller import team
 from serve.problems import invalid
 from serve.routes_runs import answer, backend_of
 
@@ -118,9 +119,9 @@ def _key(key: str) -> str:
 
 def _owner(scope: str, owner: str) -> str:
     """The owner as the core knows it: agents are named within their team."""
-    if scope == "team" and owner != TEAM:
-        raise NotFound(f"no team {owner}; yours is {TEAM}")
-    return f"{TEAM}/{owner}" if scope == "agent" else owner
+    if scope == "team" and owner != team():
+        raise NotFound(f"no team {owner}; yours is {team()}")
+    return f"{team()}/{owner}" if scope == "agent" else owner
 
 
 def _condition(if_match: str, if_none_match: str) -> int:

@@ -14,7 +14,7 @@ from hive_ray.control.views import RunView, WaitView
 from hive_ray.core.commands import Resolve
 from hive_ray.errors import Fault
 from serve import shapes
-from serve.backend import TEAM, Backend, answer_key, check_size
+from serve.backend import Backend, answer_key, check_size
 from serve.bodies import Decision
 from serve.problems import Problem, invalid
 from serve.routes_runs import answer, backend_of
@@ -33,7 +33,7 @@ async def list_approvals(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """``next_after`` of one page is ``after`` of the next; it is null on the last."""
-    query = ListApprovals(TEAM, run_id, _cursor(after), limit)
+    query = ListApprovals("", run_id, _cursor(after), limit)
     waits: list[WaitView] = await backend_of(request).read(query, list[WaitView])
     following = f"{waits[-1].since_us}-{waits[-1].approval_id}" if len(waits) == limit else None
     return answer({"approvals": [shapes.wait(wait) for wait in waits], "next_after": following})

@@ -17,8 +17,9 @@ from hive_ray.core.run import RunStatus
 from hive_ray.errors import Forgotten, Unavailable
 from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
-from serve.backend import TEAM, Backend, answer_key, check_size, new_run_id
+from serve.backend import Backend, answer_key, check_size, new_run_id
 from serve.bodies import Completion, Message, Reason, Submission
+from serve.caller import team
 from serve.masking import encoded
 from serve.problems import Problem, invalid
 from serve.sealing import NO_DIGESTS, Digests
@@ -72,7 +73,7 @@ async def submission(
     return Submit(
         run_id,
         request_id,
-        TEAM,
+        team(),
         body.agent or graph.id,
         graph.version,
         await backend.content(run_id, graph, body.input, key=key),
@@ -91,7 +92,7 @@ async def _graph_of(backend: Backend, body: Submission) -> CompiledGraph:
         return await backend.acceptance.accept(body.graph)
     version = body.graph_version
     if version is None:
-        version = (await backend.read(GetAgent(TEAM, body.agent or ""), AgentView)).graph_version
+        version = (await backend.read(GetAgent(team(), body.agent or ""), AgentView)).graph_version
     return await backend.acceptance.known(version)
 
 
@@ -140,7 +141,7 @@ async def list_runs(
     ``status`` may name several, with commas. ``dead_lettered`` shows those that nobody has resumed yet.
     """
     _check_statuses(status)
-    query = ListRuns(TEAM, status, agent, before, limit, children, dead_lettered)
+    query = ListRuns("", status, agent, before, limit, children, dead_lettered)
     lines: list[RunLine] = await backend_of(request).read(query, list[RunLine])
     following = lines[-1].run_id if len(lines) == limit else None
     return answer({"runs": [shapes.line(line) for line in lines], "next_before": following})

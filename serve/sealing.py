@@ -1,4 +1,5 @@
-"""What a replica must know to seal content: whether the state may hold it, and keys for new runs."""
+"""What a replica must know to seal: whether the state may hold sealed content, keys for new runs, and the
+secret with which it proves itself to the controller."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hive_ray.config import Settings
+from hive_ray.control.envelope import Seal, seal_of
 from hive_ray.core import features
 from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.errors import HiveError, Unavailable
@@ -116,6 +119,23 @@ class Sealing:
             return Digests(plain, "")
         secret = await asyncio.to_thread(self._keyring.digest_key)
         return Digests(hmac.digest(secret, b"request\0" + data, hashlib.sha256).hex(), plain)
+
+
+class Closing:
+    """Puts the installation's envelope around what a replica sends; its secret is read at first use.
+
+    ``await closing(body)`` raises ``KeysRefused``, ``KeysUnavailable``, ``StoreError`` and ``ConfigError``.
+    """
+
+    def __init__(self, settings: Settings, keyring: Keyring) -> None:
+        self._settings = settings
+        self._keyring = keyring
+        self._seal: Seal | None = None
+
+    async def __call__(self, body: bytes) -> bytes:
+        if self._seal is None:
+            self._seal = await asyncio.to_thread(seal_of, self._settings, self._keyring)
+        return self._seal.close(body, time.time_ns() // 1000)
 
 
 def plain_digest(data: bytes) -> str:

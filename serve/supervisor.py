@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ import msgspec
 
 from hive_ray import config
 from hive_ray.config import SecretRef, Settings, VaultSettings
+from hive_ray.control.envelope import seal_of
 from hive_ray.control.launch import Said, UpOptions, free_port, say
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, clean, is_alive, refuse_second
 from hive_ray.errors import (
@@ -41,6 +43,7 @@ from hive_ray.observe.logging import configure
 from hive_ray.state.access import open_keyring, open_state
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import process_start
+from serve.tokens import Tokens
 
 log = logging.getLogger("hive_ray.supervisor")
 
@@ -111,14 +114,17 @@ class _Supervisor:
         record = self._record()
         try:
             self._place.write(record)
-            settings = hand_over_secrets(settings, self._folder("secrets"))
+            folder = self._folder("secrets")
+            settings = hand_over_secrets(settings, folder)
+            if not self._options.address:
+                settings = with_door_secret(settings, folder)
             record, controller = self._start(settings, record)
         except BaseException:
             self._end(settings)
             raise
         say(self._pipe, Said(record))
         try:
-            self._watch(controller)
+            self._watch(controller, settings)
         finally:
             self._end(settings)
         return 0
@@ -135,6 +141,8 @@ class _Supervisor:
         for reference in sorted(settings.secret_references()):
             scheme, _, name = reference.partition(":")
             config.resolve(SecretRef("env" if scheme == "env" else "file", name))
+        if settings.auth.jwt is not None:
+            Tokens(settings.auth.jwt).check()
         _check_store(settings)
         # Before any epoch is claimed: with the wrong key nothing is written.
         open_keyring(settings).open(create=True)
@@ -173,6 +181,7 @@ class _Supervisor:
         cluster.publish(settings, url)
         controller = cluster.start_controller(settings, joined.name, options.take_over)
         said = cluster.await_ready(controller)
+        made = self._ensure_key(settings, controller)
         _serve(settings)
         record = msgspec.structs.replace(
             record,
@@ -183,27 +192,37 @@ class _Supervisor:
             controller_pid=said["pid"],
             epoch=said["epoch"],
             temporary=tuple(self._temporary),
+            admin_key_file=str(self._place.admin_key) if made else "",
         )
         self._place.write(record)
         log.info("ready at %s", url)
         return record, controller
+
+    def _ensure_key(self, settings: Settings, controller: Any) -> bool:
+        """Before anybody can ask: an installation that needs keys has one."""
+        from hive_ray.control import first_key
+
+        keyring = open_keyring(settings)
+        seal = seal_of(settings, keyring)
+        return first_key.ensure(settings, controller, seal, keyring, self._place.admin_key)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._stop.set()
 
     # --- running ---------------------------------------------------------------------------------
 
-    def _watch(self, controller: Any) -> None:
+    def _watch(self, controller: Any, settings: Settings) -> None:
         """Until told to stop, or nothing was done for ``idle_exit_s``."""
         from hive_ray.control import cluster
 
         limit_s = self._options.idle_exit_s
         idle = _Idle()
+        seal = seal_of(settings, open_keyring(settings))
         while not self._stop.wait(WATCH_S):
             if not limit_s:
                 continue
             with contextlib.suppress(Unavailable):
-                idle.look(cluster.activity(controller))
+                idle.look(cluster.activity(controller, seal))
             if idle.seconds >= limit_s:
                 log.info("nothing was done for %s s", limit_s)
                 return
@@ -342,6 +361,24 @@ def hand_over_secrets(settings: Settings, folder: Path) -> Settings:
     return moved_settings
 
 
+def with_door_secret(settings: Settings, folder: Path) -> Settings:
+    """The same settings with a door secret of this start, unless they name one.
+
+    In a file of this user: neither Ray's key-value store nor any environment holds it.
+    """
+    if settings.auth.door_secret is not None:
+        return settings
+    file = folder / "door"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32), "ascii")
+    return _with_door(settings, SecretRef("file", str(file)))
+
+
+def _with_door(settings: Settings, door: SecretRef | None) -> Settings:
+    auth = settings.auth.model_copy(update={"door_secret": door})
+    return settings.model_copy(update={"auth": auth})
+
+
 def _mapped(settings: Settings, moved: Callable[[Any], Any]) -> Settings:
     models = {n: m.model_copy(update={"api_key": moved(m.api_key)}) for n, m in settings.models.items()}
     servers = {
@@ -358,6 +395,7 @@ def _mapped(settings: Settings, moved: Callable[[Any], Any]) -> Settings:
             "old_vaults": tuple(_with_token(vault, moved) for vault in keys.old_vaults),
         }
     )
+    settings = _with_door(settings, moved(settings.auth.door_secret))
     return settings.model_copy(
         update={
             "models": models,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from typing import Any
 
 from hive_ray.cli import (
+    api_keys,
     beginning,
     costs,
     forks,
@@ -29,19 +31,52 @@ from hive_ray.errors import FaultsError, HiveError
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (installation, beginning, runs, steering, forks, people, graphs, kept, sql, state, costs, keys)
+KEY_FILE = "--api-key-file"
+
+_COMMANDS = (
+    installation,
+    beginning,
+    runs,
+    steering,
+    forks,
+    people,
+    graphs,
+    kept,
+    sql,
+    state,
+    costs,
+    keys,
+    api_keys,
+)
 """Importing a module registers its commands."""
 
 
 def main() -> None:
     """Entry point: errors of ours become one message on stderr and exit code 2."""
     try:
-        app()
+        app(_with_key_file_first(sys.argv[1:]))
     except HiveError as error:
         _complain(error)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _with_key_file_first(words: list[str]) -> list[str]:
+    """``--api-key-file`` is an option of every command: wherever it stands, it means the same."""
+    first: list[str] = []
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            return [*first, *rest, word, *left]
+        if word == KEY_FILE:
+            first += [word, *islice(left, 1)]
+        elif word.startswith(f"{KEY_FILE}="):
+            first.append(word)
+        else:
+            rest.append(word)
+    return [*first, *rest]
 
 
 def _complain(error: HiveError) -> None:

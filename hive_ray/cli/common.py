@@ -44,7 +44,60 @@ def client_of(url: str, config: Path | None) -> Client:
         from hive_ray.errors import Unavailable
 
         raise Unavailable("nothing runs here: start it with `hive-ray up`, or give --url")
-    return connect(found)
+    return connect(found, api_key_for(found, config))
+
+
+api_key_file: Path | None = None
+"""Given with ``--api-key-file``, which stands before or behind any command."""
+
+
+@app.callback()
+def common(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file", help="File with the API key to ask with; by default HIVE_RAY_API_KEY is it."
+        ),
+    ] = None,
+) -> None:
+    """Durable agent graphs on a Ray cluster."""
+    global api_key_file
+    api_key_file = file
+
+
+def api_key_for(url: str, config: Path | None) -> str | None:
+    """The key to ask with: from the file that was named, the environment, or what `up` left here.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    from hive_ray.config import api_key
+    from hive_ray.control.record import place_of
+
+    if api_key_file is not None:
+        return _read_key(api_key_file)
+    given = api_key()
+    if given:
+        return given
+    place = place_of(config)
+    record = place.running()
+    here = record is not None and record.url == url and place.admin_key.is_file()
+    return _read_key(place.admin_key) if here else None
+
+
+def _read_key(file: Path) -> str:
+    from hive_ray.errors import Fault, InputError
+
+    try:
+        key = file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is no text of one line"
+        fault = Fault(str(file), f"cannot be read: {why}", "name a file that holds an API key")
+        raise InputError("--api-key-file", [fault]) from error
+    if not key or any(c.isspace() for c in key):
+        fault = Fault(str(file), "holds no API key", "write the key alone into it")
+        raise InputError("--api-key-file", [fault])
+    return key
 
 
 def running_url(config: Path | None) -> str:

@@ -60,6 +60,10 @@ def _show_record(record: Record, as_json: bool) -> None:
     print(f"ray        {record.ray_address}")
     print(f"controller process {record.controller_pid}, epoch {record.epoch}")
     print(f"supervisor process {record.pid}, log {record.log}")
+    if record.admin_key_file:
+        print(f"admin key  {record.admin_key_file}")
+        print("           made now, since calls need a key here: it may do everything, and this command line")
+        print("           uses it by itself; make others with `hive-ray keys create`")
 
 
 def _public(record: Record) -> dict[str, Any]:
@@ -112,11 +116,17 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         f"state      {told['state']} (environment {told['environment']}, "
         f"feature level {told['feature_level']})",
         f"controller process {told['controller_pid']}, epoch {told['epoch']}",
-        f"live runs  {told['live_runs']}, cost ${told['cost_usd']}",
     ]
+    if "workers" not in told:
+        # Totals of all teams are shown to admins only.
+        return [*lines, _versions(told)]
+    lines.append(f"live runs  {told['live_runs']}, cost ${told['cost_usd']}")
     for worker in told["workers"]:
         used = f"{worker['leases']}/{worker['slots']} slots"
         lines.append(f"worker     {worker['worker']}: {used}, process {worker['pid']} on {worker['host']}")
     lines.append("counters   " + ", ".join(f"{name} {count}" for name, count in told["counters"].items()))
-    lines.append("versions   " + ", ".join(f"{name} {text}" for name, text in told["versions"].items()))
-    return lines
+    return [*lines, _versions(told)]
+
+
+def _versions(told: Mapping[str, Any]) -> str:
+    return "versions   " + ", ".join(f"{name} {text}" for name, text in told["versions"].items())

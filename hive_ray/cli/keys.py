@@ -1,4 +1,5 @@
-"""Commands about the keys that seal content. They work on the state itself, whether or not anything runs."""
+"""Commands about the keys that seal content (``show``, ``rotate``). They work on the state itself, whether or
+not anything runs. Those about the API keys of callers, in the same group, are in ``api_keys``."""
 
 from __future__ import annotations
 
@@ -12,13 +13,18 @@ from hive_ray.cli.common import Config, Json, app, show_json
 if TYPE_CHECKING:
     from hive_ray.state.keyring import Keyring, KeyringView
 
-keys = typer.Typer(help="The keys that seal all content.", no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(
+    help="API keys of callers (create, list, roll, revoke, whoami), and the keys that seal all content "
+    "(show, rotate).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(keys, name="keys")
 
 
 @keys.command()
 def show(config: Config = None, as_json: Json = False) -> None:
-    """Which key wraps what; how many run keys there are, and how many were erased."""
+    """Content: which key wraps what; how many run keys there are, and how many were erased."""
     view = _keyring(config).view()
     if as_json:
         show_json({**view._asdict(), "wrapped_by": {str(k): v for k, v in view.wrapped_by.items()}})
@@ -29,7 +35,7 @@ def show(config: Config = None, as_json: Json = False) -> None:
 
 @keys.command()
 def rotate(config: Config = None, as_json: Json = False) -> None:
-    """Wrap all keys with the configured one; afterwards nothing needs those of keys.old_keys."""
+    """Content: wrap all keys with the configured one; afterwards nothing needs those of keys.old_keys."""
     ring = _keyring(config)
     done = ring.rotate()
     view = ring.view()

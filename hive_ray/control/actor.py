@@ -21,6 +21,8 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 from hive_ray.config import LimitsSettings, Settings
 from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
+from hive_ray.control.door import Door, Entered, Refusals
+from hive_ray.control.envelope import Asked, Unsealed, decode_asked, seal_of
 from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.planning import apply_plan
 from hive_ray.control.pools import Pools
@@ -29,7 +31,7 @@ from hive_ray.control.shell import Clock, End, Reply, Shell, Write
 from hive_ray.control.views import Answer
 from hive_ray.core import features
 from hive_ray.core.artifacts import ArtifactBounds
-from hive_ray.core.commands import Fork, Refused, Register, Submit
+from hive_ray.core.commands import Command, Fork, Refused, Register, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.keys import STATE_KEY, is_run_key
 from hive_ray.core.longterm import Bounds
@@ -70,6 +72,7 @@ class ControllerImpl:
         self._flush_due = False
         self._tasks: list[asyncio.Task[None]] = []
         self._standing = "starting"
+        self._refusals = Refusals()
 
     def __repr__(self) -> str:
         return f"Controller({self._partition}, {self._standing})"
@@ -89,6 +92,7 @@ class ControllerImpl:
             self._supply = KeySupply(self._keyring)
             self._codec = content_codec(self._settings, self._keyring)
             self._blobs = open_blobs(self._settings, self._store, self._keyring)
+            self._door = Door(self._settings)
             self._spawn(self._recover())
 
     async def _recover(self) -> None:
@@ -123,6 +127,7 @@ class ControllerImpl:
         may_take(journal, owner, now_us, self._settings.lease.stale_s, self._take_over and not again)
         # Before the epoch is claimed: with a wrong key, nothing is written.
         self._keyring.open(create=True)
+        self._seal = seal_of(self._settings, self._keyring)
         # Nothing of what recovery makes is garbage, and looking for it costs as much as making it.
         gc.collect()
         gc.disable()
@@ -153,7 +158,7 @@ class ControllerImpl:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         stale = again and bool(recovered.engine.fleet.plan_digest)
         self._shell.begin(clock(), None if stale else apply_plan(self._settings, "configuration"))
-        self._pools = Pools(self._settings, self._settings_json, self._on_worker_death)
+        self._pools = Pools(self._settings, self._on_worker_death)
         for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)
         self._standing = f"epoch {recovered.engine.fleet.epoch}"
@@ -311,34 +316,65 @@ class ControllerImpl:
         return encode(await self._call(lambda shell, call: shell.exchange(call, request, clock())))
 
     async def ask(self, data: bytes) -> bytes:
-        """A batch of commands and queries; one answer each, in order."""
-        requests = queries.decode_requests(data)
-        answers = await asyncio.gather(*(self._answer(request) for request in requests))
+        """A sealed batch of commands and queries; one answer each in order, or one refusal of all."""
+        await self.start()
+        try:
+            batch = self._opened(data)
+        except Unavailable as error:
+            return encode([Answer(refused=Refused("unavailable", str(error), 1.0))])
+        except Unsealed as error:
+            self._refusals.note(error)
+            return encode([Answer(refused=Refused("unauthenticated", f"this call is refused: {error}"))])
+        answers = await asyncio.gather(*(self._answer(asked) for asked in batch))
         return encode([_encoded(answer) for answer in answers])
 
-    async def _answer(self, request: queries.Request) -> Answer:
+    def _opened(self, data: bytes) -> list[Asked]:
+        self._ready()
+        body = self._seal.open(data, time.time_ns() // 1000)
         try:
-            if isinstance(request, (Submit, Fork, Register)):
-                await self._know_graph(request.graph)
-            if isinstance(request, (Submit, Fork)):
-                request = await self._keyed(request)
-            if isinstance(request, queries.WatchRun):
-                return await self._call(
-                    lambda shell, call: shell.watch(
-                        call, request.run, request.after_seq, request.until_end, clock()
-                    )
-                )
-            if isinstance(request, queries.ListRuns):
-                return await self._call(lambda shell, call: shell.list_runs(call, request, clock()))
-            if isinstance(request, queries.QUERIES):
-                return await self._call(
-                    lambda shell, call: shell.query(
-                        call, request.look, clock(), queries.runs_of(request, shell.engine)
-                    )
-                )
-            return await self._call(lambda shell, call: shell.command(call, request, clock()))
+            return decode_asked(body)
+        except msgspec.MsgspecError as error:
+            raise Unsealed(f"it cannot be read: {error}") from error
+
+    async def _answer(self, asked: Asked) -> Answer:
+        try:
+            keys = self._ready().engine.fleet.api_keys
+            entered = self._door.enter(asked, keys, time.time_ns() // 1000)
+            if isinstance(entered, Refused):
+                return Answer(refused=entered)
+            return await self._entered(entered)
         except (Unavailable, StoreError, KeysRefused) as error:
             return Answer(refused=Refused("unavailable", str(error), 1.0))
+
+    async def _entered(self, entered: Entered) -> Answer:
+        """The answer to a request whose caller is known."""
+        request = entered.request
+
+        def let(engine: Engine) -> Refused | None:
+            return self._door.let(entered, engine, time.time_ns() // 1000)
+
+        match request:
+            case queries.WhoAmI():
+                return Answer(entered.principal)
+            case queries.WatchRun():
+                return await self._call(lambda shell, call: shell.watch(call, request, clock(), let))
+            case queries.ListRuns():
+                return await self._call(lambda shell, call: shell.list_runs(call, request, clock()))
+            case _ if isinstance(request, queries.QUERIES):
+                return await self._call(
+                    lambda shell, call: shell.query(
+                        call, request.look, clock(), queries.runs_of(request, shell.engine), let
+                    )
+                )
+            case _:
+                command = await self._provided(request)
+                return await self._call(lambda shell, call: shell.command(call, command, clock(), let))
+
+    async def _provided(self, command: Command) -> Command:
+        """The same command when the graph that it names is here, and the key that it needs."""
+        if isinstance(command, (Submit, Fork, Register)):
+            await self._know_graph(command.graph)
+        return await self._keyed(command) if isinstance(command, (Submit, Fork)) else command
 
     async def _keyed(self, request: Submit | Fork) -> Submit | Fork:
         """The same with a key of its own, whose page is here before the shell seals with it."""
@@ -366,6 +402,7 @@ class ControllerImpl:
         shell = self._shell
         ready = shell is not None and not shell.blocked_since_us
         counters = msgspec.to_builtins(shell.counters) if shell else {}
+        counters["calls_refused"] = self._refusals.count
         live = shell.live_runs if shell else 0
         parked = len(shell.engine.parked) if shell else 0
         epoch = shell.engine.fleet.epoch if shell else 0

@@ -22,8 +22,10 @@ from ray.experimental import internal_kv
 from hive_ray.config import Settings, load
 from hive_ray.control import haproxy
 from hive_ray.control.actor import ControllerActor
+from hive_ray.control.envelope import INSTALLATION, Seal, closed
 from hive_ray.control.launch import free_port
-from hive_ray.control.queries import ListWorkers
+from hive_ray.control.queries import ListWorkers, Request
+from hive_ray.control.views import Answer
 from hive_ray.errors import Unavailable
 from hive_ray.names import NAMESPACE, controller_name, worker_name
 
@@ -119,7 +121,25 @@ def standing(actor: Any, timeout_s: float = CALL_TIMEOUT_S) -> dict[str, Any]:
     return msgspec.msgpack.decode(ray.get(actor.standing.remote(), timeout=timeout_s))
 
 
-def activity(actor: Any) -> tuple[int, ...]:
+def ask(actor: Any, seal: Seal, request: Request, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+    """The controller's answer to a request of the installation itself.
+
+    Raises:
+        Unavailable: it does not answer now.
+    """
+    sealed = closed(seal, INSTALLATION, [request], time.time_ns() // 1000)
+    try:
+        data: Any = ray.get(actor.ask.remote(sealed), timeout=timeout_s)
+    except RayError as error:
+        raise Unavailable(f"the controller does not answer: {error}") from error
+    (answer,) = _decode_answers(data)
+    return answer
+
+
+_decode_answers = msgspec.msgpack.Decoder(list[Answer]).decode
+
+
+def activity(actor: Any, seal: Seal) -> tuple[int, ...]:
     """Steps under way or queued, then counters that only grow with work.
 
     Raises:
@@ -127,10 +147,9 @@ def activity(actor: Any) -> tuple[int, ...]:
     """
     try:
         said = standing(actor, timeout_s=5.0)
-        data: Any = ray.get(actor.ask.remote(msgspec.msgpack.encode([ListWorkers()])), timeout=5.0)
     except RayError as error:
         raise Unavailable(f"the controller does not answer: {error}") from error
-    workers: list[dict[str, Any]] = msgspec.msgpack.decode(data)[0]["value"] or []
+    workers: list[dict[str, Any]] = ask(actor, seal, ListWorkers(), 5.0).value or []
     under_way = sum(worker["leases"] for worker in workers) + sum(said["queued"].values())
     counters: dict[str, int] = said["counters"]
     return (under_way, *(counters.get(key, 0) for key in ("steps", "leases", "commits", "runs_submitted")))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from hive_ray.config import API_KEY_VARIABLE
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, end_carriers
 from hive_ray.errors import ConfigError, Conflict, Fault, HiveError, KeysRefused, Unavailable
 
@@ -65,7 +66,7 @@ def launch(place: Place, options: UpOptions, timeout_s: float = START_TIMEOUT_S)
     process = subprocess.Popen(
         [*argv, msgspec.json.encode(options).decode()],
         cwd=place.folder,
-        env={**os.environ, TOKEN_VARIABLE: token},
+        env=_environment(token),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -83,6 +84,12 @@ def launch(place: Place, options: UpOptions, timeout_s: float = START_TIMEOUT_S)
         end_carriers(token)
         raise Unavailable(f"the supervisor ended without a word; see {place.log}")
     return _result(msgspec.json.decode(line, type=Said), process)
+
+
+def _environment(token: str) -> dict[str, str]:
+    """Ray's processes inherit it: the key of whoever calls `up` is not for the tools that run there."""
+    inherited = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
+    return {**inherited, TOKEN_VARIABLE: token}
 
 
 def _first_line(reading: int, timeout_s: float) -> bytes:

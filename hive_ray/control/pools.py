@@ -26,11 +26,11 @@ class Pools:
         on_death: told the worker id of a process that is certainly gone, and why.
     """
 
-    def __init__(
-        self, settings: Settings, settings_json: bytes, on_death: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, on_death: Callable[[str, str], None]) -> None:
         self._settings = settings
-        self._json = settings_json
+        # A worker runs tools: what opens the controller's door is not for it.
+        auth = settings.auth.model_copy(update={"door_secret": None})
+        self._json = settings.model_copy(update={"auth": auth}).model_dump_json().encode()
         self._on_death = on_death
 
     async def keep(self) -> None:

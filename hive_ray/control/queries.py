@@ -1,4 +1,4 @@
-"""Questions to the controller, and the decoder of a batch of questions and commands."""
+"""Questions to the controller; with the commands they are what may be asked of it."""
 
 from __future__ import annotations
 
@@ -270,6 +270,17 @@ class ListMemory(msgspec.Struct, frozen=True, tag=True):
         return Answer([views.memory_view(entry) for entry in found[: self.limit]])
 
 
+class ListKeys(msgspec.Struct, frozen=True, tag=True):
+    """All API keys, those that have ended too, in order of making."""
+
+    def look(self, engine: Engine) -> Answer:
+        return Answer([views.key_view(key) for key in engine.fleet.api_keys.values()])
+
+
+class WhoAmI(msgspec.Struct, frozen=True, tag=True):
+    """Whom the caller's credential belongs to; answered at the door."""
+
+
 QUERIES = (
     GetRun,
     GetState,
@@ -280,6 +291,7 @@ QUERIES = (
     ListWorkers,
     GetMemory,
     ListMemory,
+    ListKeys,
 )
 Query = (
     GetRun
@@ -291,10 +303,9 @@ Query = (
     | ListWorkers
     | GetMemory
     | ListMemory
+    | ListKeys
 )
-Request = Command | Query | WatchRun
-
-decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
+Request = Command | Query | WatchRun | WhoAmI
 
 
 _OF_RUNS = (GetRun, GetState, ListApprovals, GetMemory, ListMemory)

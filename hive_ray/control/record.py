@@ -54,6 +54,8 @@ class Record(msgspec.Struct, frozen=True):
     started_at_us: int = 0
     temporary: tuple[str, ...] = ()
     """Folders that end with it: secrets handed over, sockets."""
+    admin_key_file: str = ""
+    """Holds an admin key that this start made; empty if it made none."""
 
 
 class Place:
@@ -63,6 +65,8 @@ class Place:
         self.folder = folder
         self.hive = folder / ".hive"
         self.log = self.hive / "log" / "supervisor.log"
+        self.admin_key = self.hive / "admin.key"
+        """API key of whoever owns this folder, if `up` made one."""
         self._record = self.hive / "up.json"
         self._lock = self.hive / "up.lock"
 

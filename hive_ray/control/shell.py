@@ -23,7 +23,7 @@ from hive_ray.control.exchanges import Session, Waiting
 from hive_ray.control.io import Broke, Done, Io
 from hive_ray.control.keeping import Keeper
 from hive_ray.control.parking import Parking, targets
-from hive_ray.control.queries import ListRuns
+from hive_ray.control.queries import ListRuns, WatchRun
 from hive_ray.control.sealing import NEVER_US
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
@@ -119,6 +119,14 @@ class End(NamedTuple):
 
 
 Action = Reply | Write | Io | End
+
+
+Let = Callable[[Engine], Refused | None]
+"""Says whether a caller may do what it asks."""
+
+
+def anybody(_engine: Engine) -> None:
+    """Whoever drives the shell by hand."""
 
 
 class Held(NamedTuple):
@@ -425,13 +433,17 @@ class Shell:
 
     # --- people and programs ---------------------------------------------------------------------
 
-    def command(self, call: int, command: Command, clock: Clock) -> None:
-        """Decide a command; its answer leaves when what it rests on is durable."""
+    def command(self, call: int, command: Command, clock: Clock, let: Let = anybody) -> None:
+        """Decide a command; its answer leaves when what it rests on is durable.
+
+        Args:
+            let: asked when the runs that it is about are in memory.
+        """
         self._at(clock)
 
         def decide(refused: Refused | None) -> None:
             if refused is not None or not self._away(targets(self.engine, command), decide):
-                self._command(call, command, refused)
+                self._command(call, command, refused or let(self.engine))
 
         decide(None)
 
@@ -470,19 +482,27 @@ class Shell:
             queue = self.engine.fleet.queues.get(pool, ())
         return len(queue)
 
-    def query(self, call: int, look: Callable[[Engine], Any], clock: Clock, runs: Sequence[str] = ()) -> None:
+    def query(
+        self,
+        call: int,
+        look: Callable[[Engine], Any],
+        clock: Clock,
+        runs: Sequence[str] = (),
+        let: Let = anybody,
+    ) -> None:
         """Look at the state; the answer leaves when what it shows is durable.
 
         Args:
             runs: those that must be in memory for it.
+            let: as in ``command``.
         """
         self._at(clock)
 
         def answer(refused: Refused | None) -> None:
-            if refused is not None:
-                self._hold(call, views.Answer(refused=refused))
-            elif not self._away(runs, answer):
-                self._hold(call, look(self.engine))
+            if refused is None and self._away(runs, answer):
+                return
+            refused = refused or let(self.engine)
+            self._hold(call, views.Answer(refused=refused) if refused is not None else look(self.engine))
 
         answer(None)
 
@@ -503,12 +523,14 @@ class Shell:
 
         self.do(self._parking.old_lines(query, self.engine, listed))
 
-    def watch(self, call: int, run_id: str, after_seq: int, until_end: bool, clock: Clock) -> None:
+    def watch(self, call: int, query: WatchRun, clock: Clock, let: Let = anybody) -> None:
         """Answer with the run's view as soon as it has a durable event behind ``after_seq`` (or its end)."""
         self._at(clock)
+        run_id, after_seq, until_end = query.run, query.after_seq, query.until_end
 
         def look(refused: Refused | None) -> None:
             run = self.engine.runs.get(run_id)
+            refused = refused or let(self.engine)
             if refused is not None:
                 self._hold(call, views.Answer(refused=refused))
             elif run is None or run.terminal or (run.told > after_seq and not until_end):

@@ -11,6 +11,7 @@ import msgspec
 
 from hive_ray.control.standing import family, standing
 from hive_ray.core import people
+from hive_ray.core.api_keys import ApiKey
 from hive_ray.core.artifacts import KeptArtifact
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine, Stands
@@ -95,6 +96,8 @@ class RunView(msgspec.Struct, frozen=True):
     content_key: bytes = b""
     """Reference to the key that seals its content."""
     forgotten: bool = False
+    principal: str = ""
+    """Who submitted it."""
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -138,6 +141,23 @@ class MemoryView(msgspec.Struct, frozen=True):
     writer: str
 
 
+class KeyView(msgspec.Struct, frozen=True):
+    """An API key; its secret is not known here."""
+
+    key_id: str
+    name: str
+    team: str
+    scopes: tuple[str, ...]
+    roles: tuple[str, ...]
+    created_us: int
+    created_by: str
+    expires_us: int
+    rolled_us: int
+    old_until_us: int
+    revoked_us: int
+    revoked_by: str
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The reply to a command or query: a value, or a refusal."""
 
@@ -167,6 +187,25 @@ def answer(engine: Engine, result: Stands | Refused) -> Answer:
             return Answer(memory_view(result))
         case Shelf():
             return Answer(result.version)
+        case ApiKey():
+            return Answer(key_view(result))
+
+
+def key_view(key: ApiKey) -> KeyView:
+    return KeyView(
+        key.id,
+        key.name,
+        key.team,
+        key.scopes,
+        key.roles,
+        key.created_us,
+        key.created_by,
+        key.expires_us,
+        key.rolled_us,
+        key.old_until_us,
+        key.revoked_us,
+        key.revoked_by,
+    )
 
 
 def memory_view(entry: Entry) -> MemoryView:
@@ -220,6 +259,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         tuple(run.artifacts),
         run.key,
         run.forgotten,
+        run.principal,
     )
 
 

@@ -137,7 +137,8 @@ class Refused(msgspec.Struct, frozen=True):
 
     problem: str
     """``not_found``, ``conflict``, ``mismatch``, ``stale`` (another version is there), ``invalid``,
-    ``overloaded`` or ``unavailable``."""
+    ``overloaded``, ``unavailable``, ``unauthenticated`` (nobody knows who asks) or ``forbidden`` (they may
+    not)."""
     message: str
     retry_after_s: float = 0.0
 
@@ -266,6 +267,38 @@ class DeleteMemory(msgspec.Struct, frozen=True, tag=True):
     request_id: str = ""
 
 
+class CreateKey(msgspec.Struct, frozen=True, tag=True):
+    """Let somebody ask from outside. Whoever sends it has made the secret, and sends its keyed hash."""
+
+    key: str
+    """Its id."""
+    name: str
+    team: str
+    scopes: tuple[str, ...]
+    digest: bytes
+    roles: tuple[str, ...] = ()
+    expires_us: int = 0
+    """Wall time; 0: never."""
+    principal: str = ""
+
+
+class RollKey(msgspec.Struct, frozen=True, tag=True):
+    """Give a key a new secret."""
+
+    key: str
+    digest: bytes
+    old_until_us: int = 0
+    """Wall time until which the old secret is good."""
+    principal: str = ""
+
+
+class RevokeKey(msgspec.Struct, frozen=True, tag=True):
+    """End a key."""
+
+    key: str
+    principal: str = ""
+
+
 Command = (
     Submit
     | Fork
@@ -289,4 +322,7 @@ Command = (
     | StopSpending
     | AllowSpending
     | Maintain
+    | CreateKey
+    | RollKey
+    | RevokeKey
 )

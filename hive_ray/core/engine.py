@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hive_ray.core import (
+    api_keys,
     asking,
     budgets,
     corrections,
@@ -44,6 +45,7 @@ from hive_ray.core.commands import (
     Command,
     Complete,
     CorrectCost,
+    CreateKey,
     DeleteMemory,
     ForceBreaker,
     Forget,
@@ -57,6 +59,8 @@ from hive_ray.core.commands import (
     Register,
     Resolve,
     Resume,
+    RevokeKey,
+    RollKey,
     Signal,
     StopSpending,
     Submit,
@@ -80,7 +84,7 @@ from hive_ray.core.run import Run, StepStatus
 from hive_ray.core.settling import SETTLE, holds_of
 from hive_ray.graph.compiled import CompiledGraph
 
-Stands = Run | fleet.Agent | fleet.Fleet | longterm.Entry | longterm.Shelf
+Stands = Run | fleet.Agent | fleet.Fleet | longterm.Entry | longterm.Shelf | api_keys.ApiKey
 """What a command is about, as it stands afterwards."""
 
 SCAN_LIMIT = 64
@@ -554,6 +558,21 @@ class Engine:
             self.let_in_waiting(now)
         return self.fleet
 
+    def change_key(self, command: CreateKey | RollKey | RevokeKey, now: Moment) -> api_keys.ApiKey | Refused:
+        """Make, roll or revoke an API key."""
+        keys = self.fleet.api_keys
+        match command:
+            case CreateKey():
+                decided = api_keys.create(keys, command, now)
+            case RollKey():
+                decided = api_keys.roll(keys, command, now)
+            case RevokeKey():
+                decided = api_keys.revoke(keys, command)
+        if isinstance(decided, Refused):
+            return decided
+        self.record(decided, now)
+        return keys[command.key]
+
     # --- long-term memory ------------------------------------------------------------------------
 
     def find_shelf(self, scope: str, owner: str) -> longterm.Shelf | Refused | None:
@@ -760,4 +779,7 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     StopSpending: Engine.steer,
     AllowSpending: Engine.steer,
     Maintain: Engine.steer,
+    CreateKey: Engine.change_key,
+    RollKey: Engine.change_key,
+    RevokeKey: Engine.change_key,
 }

@@ -574,6 +574,41 @@ class MaintenanceEnded(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+# --- API keys --------------------------------------------------------------------------------------
+
+
+class ApiKeyCreated(Event, frozen=True, gc=False):
+    """Somebody may ask from outside. The secret is nowhere: ``digest`` is its keyed hash."""
+
+    key: str
+    name: str
+    team: str
+    scopes: tuple[str, ...]
+    roles: tuple[str, ...]
+    digest: bytes
+    expires_us: int = 0
+    """Wall time; 0: never."""
+    principal: str = ""
+
+
+class ApiKeyRolled(Event, frozen=True, gc=False):
+    """A key has a new secret; the old one is good until ``old_until_us`` (wall time)."""
+
+    key: str
+    team: str
+    digest: bytes
+    old_until_us: int = 0
+    principal: str = ""
+
+
+class ApiKeyRevoked(Event, frozen=True, gc=False):
+    """A key ended, for good."""
+
+    key: str
+    team: str
+    principal: str = ""
+
+
 # --- long-term memory ----------------------------------------------------------------------------
 
 
@@ -618,6 +653,7 @@ EVENTS: dict[str, type[Event]] = {
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
         BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
+        ApiKeyCreated, ApiKeyRolled, ApiKeyRevoked,
     )
 }  # fmt: skip
 

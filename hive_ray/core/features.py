@@ -14,6 +14,7 @@ from hive_ray.core.commands import (
     ChangeRunsLimit,
     Command,
     CorrectCost,
+    CreateKey,
     DeleteMemory,
     ForceBreaker,
     Forget,
@@ -21,6 +22,8 @@ from hive_ray.core.commands import (
     Maintain,
     PutMemory,
     Refused,
+    RevokeKey,
+    RollKey,
     StopSpending,
 )
 
@@ -32,7 +35,7 @@ LATEST = 2
 
 GAINS = {
     2: "sealed content, forks and resumed runs, corrections of the ledger, history in Parquet files, "
-    "artifacts, long-term memory, budgets above runs and all else of the control plane",
+    "artifacts, long-term memory, API keys, budgets above runs and all else of the control plane",
 }
 """What each level lets a state hold."""
 
@@ -50,6 +53,9 @@ _COMMANDS: dict[type[Command], tuple[int, str]] = {
     StopSpending: (2, "stopping the spending of a team"),
     AllowSpending: (2, "stopping the spending of a team"),
     Maintain: (2, "maintenance"),
+    CreateKey: (2, "making API keys"),
+    RollKey: (2, "making API keys"),
+    RevokeKey: (2, "making API keys"),
 }
 
 

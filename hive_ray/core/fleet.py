@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from hive_ray.core import api_keys
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import Accounts
 from hive_ray.core.breakers import Breaker, Mode
@@ -89,6 +90,8 @@ class Fleet(msgspec.Struct):
     """Who has set it up to admit nothing new; empty: nobody."""
     breakers: dict[str, Breaker] = {}
     """Those that are not closed."""
+    api_keys: dict[str, api_keys.ApiKey] = {}
+    """By id; those that have ended too."""
 
 
 def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> None:
@@ -114,6 +117,8 @@ def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> N
             fleet.feature_level = event.level
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
+        case ev.ApiKeyCreated() | ev.ApiKeyRolled() | ev.ApiKeyRevoked():
+            api_keys.evolve(fleet.api_keys, event, at_us)
         case _:
             _evolve_control(fleet, event, content, at_us)
 
@@ -345,6 +350,7 @@ def encode_fleet(fleet: Fleet) -> bytes:
             stopped=fleet.stopped,
             maintenance=fleet.maintenance,
             breakers=fleet.breakers,
+            api_keys=fleet.api_keys,
         )
     )
 

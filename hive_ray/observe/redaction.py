@@ -44,6 +44,7 @@ _HARMLESS_KEYS = frozenset({"page_token", "next_page_token", "sync_token", "cont
 _TOKENS = re.compile(
     r"\b(?:sk|rk|pk)[-_][A-Za-z0-9_-]{12,}"
     r"|\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_[A-Za-z0-9_]{16,}|\bglpat-[A-Za-z0-9_-]{16,}"
+    r"|\bhrk_[A-Za-z0-9_]{12,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[A-Za-z0-9_-]{20,}"
     r"|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"
@@ -58,6 +59,7 @@ _TOKEN_STARTS = (
     "rk-",
     "gh",
     "glpat-",
+    "hrk_",
     "AKIA",
     "ASIA",
     "xox",
@@ -71,6 +73,8 @@ _USERINFO = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 _HEADER = re.compile(r"((?:authorization|cookie)[\"']?\s*[:=]\s*[\"']?)([^\r\n\"',}]+)", re.IGNORECASE)
 
 
+_OWN_KEYS = re.compile(rb"\bhrk_[a-z2-7]{12}_[0-9A-Za-z]{40,60}")
+"""``control.api_secrets``, with a few more or fewer characters."""
 _NUMBER = re.compile(r"[0-9eE.+-]+")
 """Could be a number in JSON, where a mask would not be JSON."""
 
@@ -146,7 +150,9 @@ class Redactor:
         return self._assignment.sub(self._mask_assigned, text)
 
     def mask_bytes(self, data: bytes) -> bytes:
-        """Encoded JSON without the exact values of long secrets; nothing else is touched."""
+        """Encoded JSON without the exact values of long secrets and without our API keys; all else stays."""
+        if b"hrk_" in data:
+            data = _OWN_KEYS.sub(MASK.encode(), data)
         return data if self._exact_bytes is None else self._exact_bytes.sub(MASK.encode(), data)
 
     def _mask_assigned(self, match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
+from hive_ray.control.queries import WatchRun
 from hive_ray.control.recovery import recover
 from hive_ray.control.sealing import Sealing
 from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
@@ -167,7 +168,7 @@ class Driver:
 
     def watch(self, run: str, after_seq: int = 0, until_end: bool = False) -> int:
         call = self.call()
-        self.shell.watch(call, run, after_seq, until_end, self.clock)
+        self.shell.watch(call, WatchRun(run, after_seq, until_end), self.clock)
         self.perform()
         return call
 

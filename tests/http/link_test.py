@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from hive_ray.control.queries import GetRun, decode_requests
+from hive_ray.control.envelope import decode_asked
+from hive_ray.control.queries import GetRun
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Refused, Signal
 from hive_ray.core.messages import StepContent
@@ -27,7 +28,7 @@ class Controller:
         self._answer = answer
 
     async def ask(self, data: bytes) -> bytes:
-        requests = decode_requests(data)
+        requests = [asked.request for asked in decode_asked(data)]
         self.batches.append(len(requests))
         await asyncio.sleep(0)
         return msgspec.msgpack.encode([self._answer(len(self.batches), request) for request in requests])

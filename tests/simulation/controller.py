@@ -352,8 +352,8 @@ class Controller:
                 shell.attach(number, request, clock)
             case ExchangeRequest():
                 shell.exchange(number, request, clock)
-            case queries.WatchRun(run, after_seq, until_end):
-                shell.watch(number, run, after_seq, until_end, clock)
+            case queries.WatchRun():
+                shell.watch(number, request, clock)
             case queries.ListRuns():
                 shell.list_runs(number, request, clock)
             case _ if isinstance(request, queries.QUERIES):
