@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from hive_ray.config import Settings
+from hive_ray.control import buckets
 from hive_ray.control import queries as q
 from hive_ray.control.access import NEEDS
 from hive_ray.control.door import Door, Entered, Refusals
@@ -174,7 +175,7 @@ def test_all_teams_can_be_listed_and_nothing_else_be_done_for_them():
 
 
 def let(request: Any, *known: ApiKey, auth: dict[str, Any] | None = None) -> Refused | None:
-    engine = Engine(Facts())
+    engine = Engine(Facts(), buckets.take)
     engine.fleet.api_keys.update(keys(*known))
     return door(**(auth or {})).let(Entered(OPERATOR, request), engine, NOW)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hive_ray.control import buckets
 from hive_ray.core import features
 from hive_ray.core.api_keys import ApiKey
 from hive_ray.core.commands import Command, CreateKey, Moment, RaiseLevel, Refused, RevokeKey, RollKey
@@ -17,7 +18,7 @@ DAY_US = 86_400_000_000
 
 @pytest.fixture
 def engine() -> Engine:
-    engine = Engine(Facts())
+    engine = Engine(Facts(), buckets.take)
     engine.raise_level(RaiseLevel(features.LATEST), Moment(1))
     return engine
 
@@ -42,7 +43,7 @@ def made(key: str = "k", name: str = "ci", digest: bytes = b"1" * 32, expires_us
 
 def test_a_key_is_its_principal():
     """Team, scopes and roles follow from it."""
-    engine = Engine(Facts())
+    engine = Engine(Facts(), buckets.take)
     key = asked(engine, made())
 
     assert key.principal == Principal("key:ci", "acme", ("submit", "read"), ("lead",))

@@ -32,7 +32,7 @@ class Teams:
         self.root = self.key("root", "default", ("admin",))
         everything = ("submit", "read", "approve", "operate")
         self.acme = self.key("acme", "acme", everything, ("lead",))
-        self.other = self.key("other", "other", everything)
+        self.other = self.key("other", "other", everything, ("boss",))
 
     def key(self, name: str, team: str, scopes: Iterable[str], roles: Iterable[str] = ()) -> dict[str, str]:
         """Headers with a new key."""
@@ -150,6 +150,7 @@ async def test_nobody_answers_for_another_team(teams: Teams):
     refused = await teams.call(teams.acme, "POST", f"/v1/approvals/{run}.1", approve)
     assert refused.status_code == 404
     done = await teams.call(teams.other, "POST", f"/v1/approvals/{run}.1", approve)
+    assert done.status_code == 200, done.text
 
     assert done.json()["run"]["status"] == "succeeded"
 
