@@ -42,6 +42,7 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     c.StopSpending: (ADMIN,),
     c.AllowSpending: (ADMIN,),
     c.Maintain: (ADMIN,),
+    c.ForceBreaker: (ADMIN,),
     c.CreateKey: (ADMIN,),
     c.RollKey: (ADMIN,),
     c.RevokeKey: (ADMIN,),
