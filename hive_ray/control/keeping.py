@@ -17,7 +17,7 @@ from hive_ray.state import compaction
 from hive_ray.state.compaction import Compactor, Stamp
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.merging import merge
-from hive_ray.state.retention import Retention, retain
+from hive_ray.state.retention import Retention, is_due, remove_blobs, retain
 from hive_ray.state.snapshots import covered_by_kept
 from hive_ray.state.store import Store
 
@@ -95,9 +95,15 @@ class Keeper:
             self._behind = False
             self._do(shell, "compact the journal", self._compact)
         elif shell.mono_us >= self._retain_again_us:
-            live = shell.live_run_ids()
+            live, known = shell.live_run_ids(), self._known(shell)
             self._retain_again_us = shell.mono_us + RETAIN_EVERY_US
-            self._do(shell, "shorten the history", lambda stamp: self._retain(live, stamp))
+            self._do(shell, "shorten the history", lambda stamp: self._retain(live, known, stamp))
+
+    def _known(self, shell: Shell) -> set[str]:
+        """Runs whose blobs must stay, whatever retention says; asked for only where some may go."""
+        if not is_due(self.manifest, shell.wall_us - GRACE_US):
+            return set()
+        return {*shell.engine.runs, *shell.engine.parked}
 
     def _do(self, shell: Shell, what: str, work: Callable[[Stamp], HistoryManifest]) -> None:
         self._busy = True
@@ -147,10 +153,13 @@ class Keeper:
             compaction.remove_covered(self._store, manifest)
         return merge(self._store, manifest, stamp)
 
-    def _retain(self, live: list[str], stamp: Stamp) -> HistoryManifest:
+    def _retain(self, live: list[str], known: set[str], stamp: Stamp) -> HistoryManifest:
         manifest = self._newest()
         if not self._cleaned:
             compaction.remove_strays(self._store, manifest)
             self._cleaned = True
-        manifest = compaction.remove_dropped(self._store, manifest, stamp.now_us - GRACE_US)
+        if manifest.number == self.manifest.number:
+            # Which runs are known was asked for this manifest; for another, next time.
+            remove_blobs(self._store, manifest, stamp.now_us - GRACE_US, known)
+            manifest = compaction.remove_dropped(self._store, manifest, stamp.now_us - GRACE_US)
         return retain(self._store, manifest, self._retention, live, stamp.epoch, stamp.now_us)

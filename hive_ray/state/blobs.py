@@ -19,6 +19,8 @@ from hive_ray.errors import AlreadyExists, Corrupt
 from hive_ray.state.content import ContentCodec, key_of
 from hive_ray.state.store import Store
 
+BLOBS = "blobs/"
+
 
 class BlobRef(msgspec.Struct, frozen=True):
     """Where a blob lies and how many bytes its content has."""
@@ -29,7 +31,7 @@ class BlobRef(msgspec.Struct, frozen=True):
 
 def blob_folder(run: str) -> str:
     """Where a run's blobs lie; runs share none, so that one can be forgotten alone."""
-    return f"blobs/{run}/"
+    return f"{BLOBS}{run}/"
 
 
 def blob_name(run: str, digest: str) -> str:

@@ -179,6 +179,15 @@ def read_columns(file: HistoryFile, data: Any, columns: Sequence[str] | None = N
         raise Corrupt(file.name, f"no Parquet file of a history ({error})") from error
 
 
+def run_ids(name: str, data: bytes) -> list[str]:
+    """The runs that a file tells of; raises ``Corrupt``."""
+    try:
+        table = _parquet().ParquetFile(_source(data)).read(columns=["run_id"], use_threads=False)
+    except pa.ArrowException as error:
+        raise Corrupt(name, f"no Parquet file of a history ({error})") from error
+    return table.column("run_id").unique().to_pylist()
+
+
 def read_runs(file: HistoryFile, data: Any, runs: Iterable[str], columns: Sequence[str]) -> Any:
     """The rows of some runs, reading only the row groups that may hold them; raises ``Corrupt``."""
     import pyarrow.compute

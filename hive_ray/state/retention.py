@@ -6,9 +6,18 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from hive_ray.core.run import root_of
+from hive_ray.errors import ObjectMissing
 from hive_ray.state import parquet
+from hive_ray.state.blobs import BLOBS
 from hive_ray.state.compaction import drop
-from hive_ray.state.history import HistoryFile, HistoryManifest, create_manifest, newest_manifest
+from hive_ray.state.history import (
+    RUNS_FOLDER,
+    HistoryFile,
+    HistoryManifest,
+    create_manifest,
+    newest_manifest,
+)
 from hive_ray.state.history_reading import open_file
 from hive_ray.state.store import Store
 
@@ -61,6 +70,48 @@ def retain(
     if create_manifest(store, following):
         return following
     return newest_manifest(store, manifest.partition, manifest)
+
+
+def is_due(manifest: HistoryManifest, before_us: int) -> bool:
+    """Whether summaries were dropped before a time, so that what their runs left behind may go."""
+    return bool(_due(manifest, before_us))
+
+
+def remove_blobs(store: Store, manifest: HistoryManifest, before_us: int, known: Collection[str]) -> int:
+    """Delete the blobs of runs whose last summary was dropped before a time; returns how many.
+
+    Call it before the files themselves are deleted: they tell which runs these are. A child's blobs go with
+    its root, which may show them.
+
+    Args:
+        known: runs that somebody still knows, whatever the history says.
+    """
+    told = {run for name in _due(manifest, before_us) for run in _runs_in(store, name)}
+    gone = {run for run in told if root_of(run) == run and run not in known}
+    for file in manifest.of("runs"):
+        if any(file.may_hold(run) for run in gone):
+            # Joined into another file, or summed up anew since.
+            gone -= set(_runs_in(store, file.name))
+    blobs = [name for name in store.list(BLOBS) if root_of(name.split("/")[1]) in gone] if gone else []
+    for name in blobs:
+        store.delete(name)
+    return len(blobs)
+
+
+def _due(manifest: HistoryManifest, before_us: int) -> list[str]:
+    return [
+        dropped.name
+        for dropped in manifest.dropped
+        if dropped.at_us < before_us and dropped.name.startswith(RUNS_FOLDER)
+    ]
+
+
+def _runs_in(store: Store, name: str) -> list[str]:
+    try:
+        return parquet.run_ids(name, store.get(name))
+    except ObjectMissing:
+        # Deleted before a crash that kept the manifest from saying so.
+        return []
 
 
 def _old_days(

@@ -12,7 +12,7 @@ from hive_ray.state.compaction import Stamp, remove_dropped, remove_strays
 from hive_ray.state.history import HistoryFile, HistoryManifest, Spans, date_of, newest_manifest
 from hive_ray.state.history_reading import run_rows, summaries
 from hive_ray.state.memory_store import MemoryStore, forget_memory
-from hive_ray.state.retention import Retention, retain
+from hive_ray.state.retention import Retention, is_due, remove_blobs, retain
 from tests.control.driver import Driver
 from tests.control.shell_test import submit
 from tests.state.compaction_test import compact_all, compactor, covered, lived, rows_of, snapshot
@@ -56,6 +56,41 @@ def test_a_day_without_live_runs_goes_when_it_is_old(store: MemoryStore):
     cleaned = remove_dropped(store, after, now_us + 1)
     assert cleaned.dropped == ()
     assert not [name for name in store.list("history/") if "team=team" in name]
+
+
+def test_blobs_go_with_the_last_summary_of_their_run(store: MemoryStore):
+    """Its children's too; those of whoever is still known stay, and so does long-term memory."""
+    driver, manifest = compacted(store)
+    driver.command(Cancel("b0", "enough"))
+    for number in range(2):
+        driver.command(submit(f"e{number}"))
+        snapshot(store, driver)
+    manifest = compact_all(store, covered(driver), 30)
+    assert set(summaries(store, manifest, ["a0", "b0", "e0"])) == {"a0", "b0"}
+    stay = ["a00", "b0", "e0", "memory-agent-a0"]
+    for owner in ("a0", "a0_1-0", *stay):
+        store.create(f"blobs/{owner}/x", b"x")
+    now_us = driver.clock.wall_us + 40 * DAY_US
+    after = retain(store, manifest, Retention(30), [], 1, now_us)
+
+    assert remove_blobs(store, after, now_us, ["b0"]) == 0, "readers may still know it"
+    assert is_due(after, now_us + 1) and not is_due(after, now_us)
+    assert remove_blobs(store, after, now_us + 1, ["b0"]) == 2
+
+    assert [name.split("/")[1] for name in store.list("blobs/")] == stay
+
+
+def test_files_that_were_joined_take_no_blobs_with_them(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    """Their runs are in the new file."""
+    monkeypatch.setattr(merging, "MANY", 1)
+    driver, manifest = compacted(store)
+    store.create("blobs/a0/x", b"x")
+    for attempt in range(100, 120):
+        manifest = merging.merge(store, manifest, Stamp(1, attempt, 5))
+    assert is_due(manifest, 6)
+
+    assert remove_blobs(store, manifest, 6, []) == 0
+    assert driver.store.list("blobs/") == ["blobs/a0/x"]
 
 
 def test_a_day_with_events_of_a_live_run_stays_whole(store: MemoryStore):
