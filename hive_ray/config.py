@@ -44,6 +44,7 @@ from hive_ray.config_budgets import (
     Usd,
 )
 from hive_ray.config_faults import faults_of
+from hive_ray.config_policies import PoliciesSettings, named, with_files
 from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
 
@@ -418,6 +419,7 @@ class Settings(Section):
     parallel_runs: Mapping[RunningName, PositiveInt] = {}
     """Runs that may be under way at a time, by `team/acme`, `agent/acme/support`, `team/*`; others queue."""
     shares: SharesSettings = SharesSettings()
+    policies: PoliciesSettings = PoliciesSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
@@ -512,7 +514,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     file = path or locate(environ)
     if file is None:
         return _settings({}, Path.cwd(), "configuration")
-    return _settings(_read(file), file.resolve().parent, str(file))
+    return _settings(read_yaml(file), file.resolve().parent, str(file))
 
 
 def locate(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -540,17 +542,23 @@ def ray_address(environ: Mapping[str, str] | None = None) -> str:
 
 
 def _settings(data: Mapping[str, Any], folder: Path, subject: str) -> Settings:
+    data = with_files(data, folder, read_yaml)
     try:
         settings = Settings.model_validate(data, context={"folder": str(folder)})
     except ValidationError as error:
-        raise ConfigError(subject, faults_of(error, Settings)) from error
+        raise ConfigError(subject, named(faults_of(error, Settings), data)) from error
     if settings.state.url:
         return settings
     state = settings.state.model_copy(update={"url": (folder / ".hive" / "state").as_uri()})
     return settings.model_copy(update={"state": state})
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def read_yaml(file: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file; a key that stands twice is an error.
+
+    Raises:
+        ConfigError: names file, line and column.
+    """
     try:
         data = yaml.load(file.read_text("utf-8"), Loader=_UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:

@@ -66,7 +66,8 @@ def _keys(annotation: Any, loc: Sequence[int | str]) -> list[str]:
 def _below(annotation: Any, part: int | str) -> Any:
     if _is_model(annotation):
         return _plain(annotation.model_fields[str(part)].annotation)
-    return _plain(get_args(annotation)[-1])
+    items = [arg for arg in get_args(annotation) if arg is not Ellipsis]
+    return _plain(items[-1])
 
 
 def _plain(annotation: Any) -> Any:

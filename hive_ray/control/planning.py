@@ -13,10 +13,16 @@ from hive_ray.core.breakers import BreakerPlan
 from hive_ray.core.commands import ApplyPlan
 from hive_ray.core.plan import CLASSES, AccountPlan, ControlPlan, RatePlan, encode_plan
 from hive_ray.graph.asking import ApprovalsPlan, Asked, AskPlan, Final, chain_of
+from hive_ray.graph.rules import plan_rules
 
 
 def plan_of(settings: Settings) -> ControlPlan:
-    """Everything that the settings say about control."""
+    """Everything that the settings say about control.
+
+    Raises:
+        ConfigError: every fault of every policy.
+    """
+    approvals = _approvals(settings.approvals)
     return ControlPlan(
         accounts=_hourly(settings) | {name: _account(one) for name, one in settings.budgets.items()},
         rates=_rates(settings),
@@ -26,8 +32,13 @@ def plan_of(settings: Settings) -> ControlPlan:
         priorities={name: CLASSES.index(one) for name, one in settings.shares.priorities.items()},
         breakers={name: _breaker(one) for name, one in settings.breakers.items()},
         longest_wait_us=round(settings.retries.longest_wait_s * 1e6),
-        approvals=_approvals(settings.approvals),
+        approvals=approvals,
+        policies=plan_rules(settings.policies.rules, _kinds_of_pools(settings), approvals.asks),
     )
+
+
+def _kinds_of_pools(settings: Settings) -> dict[str, str]:
+    return {name: pool.kind for name, pool in settings.pools.items()}
 
 
 def apply_plan(settings: Settings, principal: str) -> ApplyPlan:

@@ -13,9 +13,11 @@ from hive_ray.core import fitting
 from hive_ray.core.engine import Engine
 from hive_ray.core.evolution import MISFITS
 from hive_ray.core.keys import NO_KEY
+from hive_ray.core.policies import Fact
 from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.errors import KeyErased, NotFound
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
+from hive_ray.graph.policies import RulePlan
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.records import Recorded
@@ -136,6 +138,9 @@ class _Unasked:
 
     def evaluate(self, graph: CompiledGraph, expression: int, facts: Mapping[str, Any]) -> bool:
         raise AssertionError("a replay evaluates no condition")
+
+    def matches(self, rule: RulePlan, fact: Fact) -> bool:
+        raise AssertionError("a replay asks no policy")
 
 
 def difference(derived: Run, shown: Run, erased: bool) -> str:

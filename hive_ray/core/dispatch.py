@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hive_ray.core import (
@@ -12,6 +13,7 @@ from hive_ray.core import (
     features,
     fleet,
     held,
+    policing,
     remembering,
     retries,
     routing,
@@ -176,16 +178,15 @@ class Dispatch:
             return self._refuse(run, node, visit, step, admission.Refusal(memory.kind, message), now)
         if memory is not None and step.kind in _SHOWN_MEMORY:
             inputs = remembering.as_inputs(memory) | inputs
-        answer = self._admit(run, root, node, visit, step, inputs, now)
+        subject = subject_of(step.kind, step.name)
+        answer, told = self._decide(run, root, graph, visit, step, inputs, now)
         if isinstance(answer, admission.Wait):
             return answer
-        if isinstance(answer, admission.Refusal):
-            return self._refuse(run, node, visit, step, answer, now)
-        if isinstance(answer, admission.Ask):
-            return self._ask(run, visit, step, answer, now)
+        if not isinstance(answer, admission.Granted):
+            return self._hold_back(run, node, visit, step, answer, told, now)
         if self._engine.fleet.breakers:
             attempt = (run.id, visit.serial, step.call, step.attempt)
-            self._engine.breaking.begins(subject_of(step.kind, step.name), attempt, now)
+            self._engine.breaking.begins(subject, attempt, now)
         event = ev.StepStarted(
             run.id,
             visit.serial,
@@ -197,8 +198,45 @@ class Dispatch:
             bounds.checksum(inputs) if visit.loop is not None and step.kind is _LLM else 0,
             answer.hold,
         )
-        self._engine.record([Draft(event)], now)
+        self._engine.record([*told, Draft(event)], now)
         return self._lease(run, graph, visit, step, inputs, memory, now)
+
+    def _decide(
+        self,
+        run: Run,
+        root: Run,
+        graph: CompiledGraph,
+        visit: Visit,
+        step: Step,
+        inputs: dict[str, Any],
+        now: Moment,
+    ) -> tuple[admission.Granted | admission.Verdict | None, list[Draft]]:
+        """Whether a step may start, and what policies have said of it; None: in another pool."""
+        node = graph.nodes[visit.node]
+        verdict = self._forbids(root, node, visit, step, subject_of(step.kind, step.name), now)
+        if verdict is not None:
+            return verdict, []
+        ruling = self._rule(run, root, graph, visit, step, inputs)
+        if ruling is None:
+            return self._admit(run, root, node, visit, step, inputs, now), []
+        if ruling.routed is not None:
+            return None, [ruling.told, ruling.routed]
+        if ruling.verdict is not None:
+            return ruling.verdict, [ruling.told]
+        answer = self._admit(run, root, node, visit, step, inputs, now)
+        # A step that cannot start yet is looked at again: that it may is told when it does.
+        return answer, [ruling.told] if isinstance(answer, admission.Granted) else []
+
+    def _rule(
+        self, run: Run, root: Run, graph: CompiledGraph, visit: Visit, step: Step, inputs: dict[str, Any]
+    ) -> policing.Ruling | None:
+        engine = self._engine
+        if engine.fleet.feature_level < features.CONTROLLED:
+            return None
+        if policing.concern_nobody(engine.force.policies, run, visit, step):
+            return None
+        situation = policing.Situation(run, root, graph, visit, step, inputs)
+        return policing.rule(engine.force.policies, engine.evaluator, situation)
 
     def _admit(
         self,
@@ -213,9 +251,6 @@ class Dispatch:
         """All that a step needs, or what keeps it."""
         engine = self._engine
         subject = subject_of(step.kind, step.name)
-        verdict = self._forbids(root, node, visit, step, subject, now)
-        if verdict is not None:
-            return verdict
         worst = admission.worst_case(run, node, visit, step, inputs)
         verdict = admission.admit_to_run(root, worst.nanousd)
         if verdict is not None:
@@ -264,25 +299,46 @@ class Dispatch:
             subject,
         )
 
-    def _ask(
-        self, run: Run, visit: Visit, step: Step, ask: admission.Ask, now: Moment
+    def _hold_back(
+        self,
+        run: Run,
+        node: NodePlan,
+        visit: Visit,
+        step: Step,
+        verdict: admission.Refusal | admission.Ask | None,
+        told: list[Draft],
+        now: Moment,
     ) -> admission.Wait | None:
-        """A person must allow the step; one question of a visit at a time."""
+        """A step does not start here and now; one question of a visit is asked at a time."""
+        if isinstance(verdict, admission.Refusal):
+            return self._refuse(run, node, visit, step, verdict, now, told)
+        if verdict is None:
+            self._engine.record(told, now)
+            return None
         if visit.wait is not None:
             return admission.Wait(f"approval/{run.id}.{visit.serial}")
-        self._engine.record([held.ask(run, visit, step, ask, now)], now)
+        self._engine.record([*told, held.ask(run, visit, step, verdict, now)], now)
         return None
 
     def _refuse(
-        self, run: Run, node: NodePlan, visit: Visit, step: Step, refusal: admission.Refusal, now: Moment
+        self,
+        run: Run,
+        node: NodePlan,
+        visit: Visit,
+        step: Step,
+        refusal: admission.Refusal,
+        now: Moment,
+        told: Sequence[Draft] = (),
     ) -> None:
         """A step may never start: its node fails, which may end leases of the same answer."""
         failed = held.refuse(run, node, visit, step, refusal.kind, refusal.message)
-        self._engine.record(failed, now)
+        self._engine.record([*told, *failed], now)
         self._engine.moving.advance(run, now)
         self._took_back = True
 
     def _inputs(self, run: Run, graph: CompiledGraph, visit: Visit, step: Step) -> dict[str, Any]:
+        if step.permit is not None and step.permit.arguments is not None:
+            return step.permit.arguments
         if step.turn >= 0 and visit.loop is not None:
             return visit.loop.calls[step.turn].arguments
         if step.kind is _COLLECT:

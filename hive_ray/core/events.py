@@ -248,6 +248,34 @@ class StepStarted(Event, frozen=True, gc=False):
     """What it holds on the accounts above the run; None if it cannot cost anything."""
 
 
+class PolicyDecided(Event, frozen=True, gc=False):
+    """Rules said something about a step that was about to start.
+
+    Content: ``message`` tells why those in ``errors`` had no answer.
+    """
+
+    serial: int
+    call: int
+    effect: str
+    """``allow``, ``deny``, ``require_approval``; empty: none of the rules that held decides that."""
+    rule: str
+    """The one that decides."""
+    rules: tuple[str, ...] = ()
+    """All that held, in order; those without an answer that count as if they did, too."""
+    errors: tuple[str, ...] = ()
+    """Those whose condition had no answer."""
+    level: int = 0
+    """Rung of the degrade ladder; 0: none."""
+
+
+class StepRouted(Event, frozen=True, gc=False):
+    """A policy sends a step to another pool."""
+
+    serial: int
+    call: int
+    pool: str
+
+
 class LeaseReturned(Event, frozen=True, gc=False):
     """The lease never reached its worker: the attempt did not begin and is ready again."""
 
@@ -654,6 +682,7 @@ EVENTS: dict[str, type[Event]] = {
         BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
         ApiKeyCreated, ApiKeyRolled, ApiKeyRevoked,
+        PolicyDecided, StepRouted,
     )
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ from hive_ray.core.run import (
     Ended,
     Loop,
     Orphan,
+    Permit,
     Run,
     RunStatus,
     Step,
@@ -267,6 +268,28 @@ def _timer_fired(run: Run, event: ev.TimerFired, content: StepContent, at_us: in
     run.visits[event.serial].steps[event.call].status = StepStatus.READY
 
 
+def _policy_decided(run: Run, event: ev.PolicyDecided, content: StepContent, at_us: int) -> None:
+    run.degraded = max(run.degraded, event.level)
+    if event.effect == "require_approval":
+        step = run.visits[event.serial].steps[event.call]
+        had = step.permit or Permit()
+        step.permit = Permit(had.rules, had.arguments, event.rule)
+
+
+def _permit(permit: Permit, wait: Wait, event: ev.ApprovalResolved, content: StepContent) -> Permit:
+    """What was shown may run, or what it was edited to."""
+    edited = event.decision == "edit" or wait.edit is not None
+    return Permit(
+        (*permit.rules, permit.asked), dict(content.outputs if edited else wait.shown), permit.asked
+    )
+
+
+def _step_routed(run: Run, event: ev.StepRouted, content: StepContent, at_us: int) -> None:
+    step = run.visits[event.serial].steps[event.call]
+    step.pool = event.pool
+    step.routed = True
+
+
 def _step_queued(run: Run, event: ev.StepQueued, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
     visit.steps[event.call] = Step(event.call, event.kind, event.name, event.pool, turn=event.turn)
@@ -470,6 +493,8 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
         step = visit.steps[wait.call]
         step.status = StepStatus.READY
         step.cleared = wait.approval
+        if wait.reason == "policy" and step.permit is not None:
+            step.permit = _permit(step.permit, wait, event, content)
     if wait.reason == "outcome_unknown":
         step = visit.steps[wait.call]
         run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
@@ -593,6 +618,8 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.RetryScheduled: _retry_scheduled,
     ev.TimerFired: _timer_fired,
     ev.StepQueued: _step_queued,
+    ev.PolicyDecided: _policy_decided,
+    ev.StepRouted: _step_routed,
     ev.LateOutcome: _late_outcome,
     ev.CostCorrected: _cost_corrected,
     ev.NodeEntered: _node_entered,

@@ -100,6 +100,7 @@ AFTER: dict[type[ev.Event], Indexer] = {
     ev.StepQueued: _enqueue_next,
     ev.RetryScheduled: _enqueue_again,
     ev.TimerFired: _enqueue_again,
+    ev.StepRouted: _enqueue_again,
     ev.LeaseReturned: _enqueue_again,
     ev.RunResumed: _enqueue_all,
     ev.ApprovalResolved: _enqueue_cleared,

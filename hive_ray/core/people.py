@@ -87,6 +87,9 @@ def _refused(wait: Wait, command: Resolve, submitter: str | None) -> Refused | N
         return Refused(
             "invalid", f"approval {wait.approval} takes {' | '.join(allowed)}, not {command.decision}"
         )
+    if wait.reason == "policy" and command.decision == "edit" and not wait.form:
+        # What a model is given is more than its inputs: there is nothing to put in their place.
+        return Refused("invalid", f"approval {wait.approval} takes approve | reject: it has no arguments")
     if not asking.may_answer(wait, command):
         return asking.not_asked(wait, command)
     if command.decision not in ("approve", "edit"):

@@ -12,7 +12,9 @@ from typing import TypeVar
 import msgspec
 
 from hive_ray.core.breakers import BreakerPlan
+from hive_ray.core.policies import Policies
 from hive_ray.graph.asking import ApprovalsPlan
+from hive_ray.graph.policies import RulePlan
 
 CLASSES = ("interactive", "normal", "batch")
 """Priority classes, the first is served first."""
@@ -72,13 +74,15 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Of models and tools; those that no name or pattern fits have none."""
     longest_wait_us: int = LONGEST_WAIT_US
     """A step that is asked to come back later than this is not tried again."""
+    policies: tuple[RulePlan, ...] = ()
+    """Rules about steps, in order."""
     approvals: ApprovalsPlan = ApprovalsPlan()
     """Questions to people."""
 
     @property
     def restricts(self) -> bool:
         """Whether anything is forbidden or bounded by it: it must not be left out in silence."""
-        return bool(self.accounts or self.rates or self.runs)
+        return bool(self.accounts or self.rates or self.runs or self.policies)
 
 
 class Changes(msgspec.Struct):
@@ -114,6 +118,7 @@ class InForce:
         self.limits_accounts = bool(plan.accounts or changes.accounts)
         self.limits_rates = bool(plan.rates or changes.rates)
         self.limits_runs = bool(plan.runs or changes.runs)
+        self.policies = Policies(plan.policies)
 
     def account(self, name: str) -> AccountPlan | None:
         """The limits of an account; None: it has none."""

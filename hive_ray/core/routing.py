@@ -13,12 +13,13 @@ from hive_ray.core import events as ev
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
+from hive_ray.core.policies import Matcher
 from hive_ray.core.run import Ended, Run, Token, Visit
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, EdgePlan, NodeKind, NodePlan
 
 
-class Evaluator(Protocol):
-    """Evaluates the conditions of a graph; ``graph.expressions.Evaluator`` is the real one."""
+class Evaluator(Matcher, Protocol):
+    """Evaluates conditions of graphs and of policies; ``graph.expressions.Evaluator`` is the real one."""
 
     def evaluate(self, graph: CompiledGraph, expression: int, facts: Mapping[str, Any]) -> bool:
         """Raises ``ExpressionError``, a ``ValueError``, when the condition has no truth value."""

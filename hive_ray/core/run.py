@@ -55,6 +55,17 @@ STILL = frozenset({StepStatus.UNKNOWN, StepStatus.HELD})
 """A step in one of these moves by a person only."""
 
 
+class Permit(msgspec.Struct, array_like=True, frozen=True):
+    """What people said about a step that policies asked about."""
+
+    rules: tuple[str, ...] = ()
+    """Rules whose question was answered with yes: they do not ask again."""
+    arguments: dict[str, Value] | None = None
+    """What was allowed, as it was shown or edited: the step gets exactly this."""
+    asked: str = ""
+    """The rule that asked last."""
+
+
 class Step(msgspec.Struct, array_like=True):
     """One unit of dispatched work of a visit that is not finished."""
 
@@ -79,6 +90,10 @@ class Step(msgspec.Struct, array_like=True):
     """Of the attempt under way, if it can cost anything."""
     cleared: str = ""
     """What a person allowed: its approval. It is not asked for again."""
+    permit: Permit | None = None
+    """If policies have asked about it."""
+    routed: bool = False
+    """A policy chose its pool."""
 
 
 class Loop(msgspec.Struct, array_like=True):
@@ -327,6 +342,8 @@ class Run(msgspec.Struct):
     """Of the attempts in ``unseen``: the windows in which they were charged."""
     allowances: dict[str, Allowance] = {}
     """By account: what people let this run spend beyond its limit."""
+    degraded: int = 0
+    """The lowest rung of the degrade ladder that a policy put it on, from 1; 0: none did."""
 
     @property
     def terminal(self) -> bool:

@@ -102,7 +102,8 @@ STEP = Machine(
         Transition("leased", ev.StepFailed, ("backoff",)),
         Transition("backoff", ev.ApprovalRequested, ("unknown",)),
         Transition("backoff", ev.TimerFired, ("ready",)),
-        Transition("backoff", ev.ToolCallFailed, (ENDED,)),
+        # What policies deny, or people reject, has not begun.
+        *_each(("backoff", "ready", "held"), (ev.ToolCallFailed,), ENDED),
         Transition("unknown", ev.StepSucceeded, (ENDED,)),
         Transition("unknown", ev.StepFailed, ("backoff",)),
         Transition("unknown", ev.RetryScheduled, ("ready",)),

@@ -118,6 +118,8 @@ class ToolPlan(msgspec.Struct, frozen=True):
     cost_nanousd: int = 0
     tags: tuple[str, ...] = ()
     memory: tuple[MemoryPlan, ...] = ()
+    schema: bytes = b""
+    """JSON Schema (bytes) of its arguments; empty: it is not known."""
 
 
 class HumanPlan(msgspec.Struct, frozen=True):

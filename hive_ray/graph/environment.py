@@ -34,6 +34,8 @@ class ToolInfo:
     schema_bytes: int = 512
     """Bytes of its description and argument schema, as sent to a model."""
     memory: tuple[MemoryPlan, ...] = ()
+    schema: bytes = b""
+    """JSON Schema (bytes) of its arguments; empty: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ from cel_expr_python import cel
 from hive_ray.errors import HiveError
 from hive_ray.graph.compiled import TOO_LARGE, CompiledGraph, Expression, Json, fact_name
 from hive_ray.graph.native import translate_native
+from hive_ray.graph.policies import LIST_FACTS, TEXT_FACTS, RulePlan
 from hive_ray.graph.semantics import SEMANTICS, Kind, Semantic
 from hive_ray.graph.translation import FACTS_LIMIT, ExpressionFault, FactPath, Facts, translate
 
@@ -29,6 +30,10 @@ SOURCE_LIMIT_BYTES = 4096
 CEL_LIMIT_BYTES = 65_536
 PROGRAMS_LIMIT = 4096
 """Compiled programs that one ``Evaluator`` keeps; the oldest leaves first."""
+
+
+TEXT_VARIABLE, LIST_VARIABLE = "s", "l"
+"""What the variables of texts and of lists of texts begin with; those of other facts begin with f."""
 
 
 class ExpressionError(HiveError, ValueError):
@@ -45,15 +50,20 @@ def compile_condition(source: str, facts: list[FactPath], keys: Collection[str] 
     Raises:
         ExpressionFault: what is wrong, and what would be right.
     """
+    check_length(source)
+    found = Facts(list(facts))
+    text = _translated(source, found, keys)
+    check(text)
+    facts[:] = found.paths
+    return Expression(source=source, cel=text, facts=tuple(found.read))
+
+
+def check_length(source: str) -> None:
+    """Raises ``ExpressionFault`` if a condition is longer than any needs to be."""
     if len(source.encode("utf-8", "replace")) > SOURCE_LIMIT_BYTES:
         raise ExpressionFault(
             f"longer than {SOURCE_LIMIT_BYTES} bytes", "compute the value in a function node"
         )
-    found = Facts(list(facts))
-    text = _translated(source, found, keys)
-    _check(text)
-    facts[:] = found.paths
-    return Expression(source=source, cel=text, facts=tuple(found.read))
 
 
 def _translated(source: str, facts: Facts, keys: Collection[str]) -> str:
@@ -79,7 +89,8 @@ def _as_native(source: str, facts: Facts, keys: Collection[str], not_python: Syn
     return text
 
 
-def _check(text: str) -> None:
+def check(text: str) -> None:
+    """Raises ``ExpressionFault`` unless a CEL text is well typed and can be true or false."""
     if len(text.encode()) > CEL_LIMIT_BYTES:
         raise ExpressionFault("too many nested and/or used as values", "compare before you combine")
     try:
@@ -90,24 +101,39 @@ def _check(text: str) -> None:
         raise ExpressionFault(f"gives a value of type {kind}", "compare it, so that it is true or false")
 
 
-_NO_OVERLOAD = re.compile(r"found no matching overload for '(?:py_)?(\w+)' applied to '\((.*)\)'")
-_NO_RUNTIME_OVERLOAD = re.compile(r"No matching overloads found : (?:py_)?(\w+)\((.*)\)")
+def is_cel(source: str) -> bool:
+    """Whether CEL's parser takes a text, whatever its names mean."""
+    try:
+        _environment().compile(source)
+    except RuntimeError as error:
+        return "Syntax error" not in str(error)
+    return True
+
+
+_NO_OVERLOAD = re.compile(r"found no matching overload for '(?:py_)?([^']+)' applied to '\((.*)\)'")
+_NO_RUNTIME_OVERLOAD = re.compile(r"No matching overloads found : (?:py_)?([^(]+)\((.*)\)")
+
+
+_PLACE = re.compile(r"<input>:(\d+):(\d+): ")
 
 
 def _refusal(message: str) -> ExpressionFault:
+    found = _PLACE.search(message)
+    place = (int(found[1]), int(found[2])) if found else (0, 0)
     mismatch = _NO_OVERLOAD.search(message)
     if mismatch:
         operation, kinds = mismatch.groups()
+        name = operation.strip("_")
         return ExpressionFault(
-            f"{operation} does not apply to ({kinds})", "convert with str(), int() or float()"
+            f"{name} does not apply to ({kinds})", "convert with str(), int() or float()", *place
         )
     if "recursion" in message:
         return ExpressionFault("nested too deeply", "split the condition over several nodes")
-    return ExpressionFault(_first_line(message))
+    return ExpressionFault(_first_line(message), "", *place)
 
 
 def _first_line(error: object) -> str:
-    return str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ERROR: <input>:")
+    return _PLACE.sub("", str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ERROR: "), count=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +152,7 @@ class Evaluator:
 
     def __init__(self) -> None:
         self._programs: dict[tuple[str, int], _Program] = {}
+        self._rules: dict[str, cel.Expression] = {}
 
     def evaluate(self, graph: CompiledGraph, expression: int, facts: Mapping[str, Any]) -> bool:
         """Whether a condition holds, with Python's idea of truth.
@@ -147,6 +174,37 @@ class Evaluator:
         if value is True or value is False:
             return value
         return _truth(program, result)
+
+    def matches(self, rule: RulePlan, fact: Callable[[str], Any]) -> bool:
+        """Whether a policy's condition holds; only true and false are answers.
+
+        Args:
+            fact: value by name; it raises ``ValueError`` for one that cannot be used.
+
+        Raises:
+            ExpressionError: no answer; the message quotes the condition.
+        """
+        if not rule.cel:
+            return True
+        expression = self._rules.get(rule.cel) or self._load_rule(rule.cel)
+        program = _Program(expression, rule.when, ())
+        try:
+            data = {variable: _usable(program, name, fact(name)) for variable, name in rule.reads}
+            result = expression.eval(data=data)
+            value = result.value()
+        except ExpressionError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise ExpressionError(f"`{rule.when}`: {_reason(str(error))}") from error
+        if value is True or value is False:
+            return value
+        raise _no_answer(rule.when, result)
+
+    def _load_rule(self, text: str) -> cel.Expression:
+        if len(self._rules) >= PROGRAMS_LIMIT:
+            del self._rules[next(iter(self._rules))]
+        expression = self._rules[text] = _environment().compile(text)
+        return expression
 
     def _load(self, graph: CompiledGraph, index: int) -> _Program:
         expression = graph.expressions[index]
@@ -187,17 +245,23 @@ _TRUTH_KINDS = ("INT", "UINT", "DOUBLE", "STRING", "NULL", "BOOL")
 
 def _truth(program: _Program, result: cel.Value) -> bool:
     kind = result.type().name()
-    if kind == "ERROR":
-        raise ExpressionError(f"`{program.source}`: {_reason(str(result.value()))}")
     if kind in _TRUTH_KINDS or kind.startswith(("LIST", "MAP")):
         return bool(result.plain_value())
-    raise ExpressionError(f"`{program.source}`: gives a value of type {kind}, neither true nor false")
+    raise _no_answer(program.source, result)
+
+
+def _no_answer(source: str, result: cel.Value) -> ExpressionError:
+    """CEL returns its errors as values."""
+    kind = result.type().name()
+    if kind == "ERROR":
+        return ExpressionError(f"`{source}`: {_reason(str(result.value()))}")
+    return ExpressionError(f"`{source}`: gives a value of type {kind}, neither true nor false")
 
 
 def _reason(message: str) -> str:
     mismatch = _NO_RUNTIME_OVERLOAD.search(message)
     if mismatch:
-        return f"{mismatch[1]} does not apply to ({mismatch[2]})"
+        return f"{mismatch[1].strip('_')} does not apply to ({mismatch[2]})"
     return re.sub(r"^[A-Z_]+: ", "", message.splitlines()[0] if message else message)
 
 
@@ -205,6 +269,9 @@ def _reason(message: str) -> str:
 def _environment() -> cel.Env:
     """The one CEL environment: fact variables and Python's semantics."""
     variables = {f"f{index}": cel.Type.DYN for index in range(FACTS_LIMIT)}
+    variables |= {f"{TEXT_VARIABLE}{index}": cel.Type.STRING for index in range(len(TEXT_FACTS))}
+    texts = cel.Type.List(cel.Type.STRING)
+    variables |= {f"{LIST_VARIABLE}{index}": texts for index in range(len(LIST_FACTS))}
     return cel.NewEnv(variables=variables, functions=[_declaration(semantic) for semantic in SEMANTICS])
 
 

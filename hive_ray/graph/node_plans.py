@@ -254,7 +254,7 @@ def _tool(node: NodeSpec, name: str, context: NodeContext) -> ToolPlan:
     _check_pool(node.id, terms.pool, context)
     return ToolPlan(
         name, terms.pool, terms.idempotent, terms.timeout_us, terms.cost_nanousd, tuple(sorted(terms.tags)),
-        terms.memory,
+        terms.memory, terms.schema,
     )  # fmt: skip
 
 

@@ -40,12 +40,23 @@ _CONTEXTS = ("output", "memory")
 
 
 class ExpressionFault(UserError):
-    """A condition that cannot be accepted: what is wrong with it, and what would be right."""
+    """A condition that cannot be accepted: what is wrong with it, and what would be right.
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
+    ``line`` and ``column`` count from 1; 0: unknown.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", line: int = 0, column: int = 0) -> None:
         super().__init__(f"{problem} ({remedy})" if remedy else problem)
         self.problem = problem
         self.remedy = remedy
+        self.line = line
+        self.column = column
+
+    def at(self, line: int, column: int) -> ExpressionFault:
+        """The same at a place, unless it knows its own."""
+        if not self.line:
+            self.line, self.column = line, column
+        return self
 
 
 @dataclass(slots=True)
@@ -120,7 +131,10 @@ class _Translator:
         _check_depth(depth)
         path = self._path(node)
         if path is not None:
-            return self._fact(path)
+            try:
+                return self._fact(path)
+            except ExpressionFault as fault:
+                raise fault.at(node.lineno, node.col_offset + 1) from None
         match node:
             case ast.Constant():
                 return _constant(node)

@@ -87,6 +87,7 @@ def _tool(info: ToolInfo) -> compiler.ToolInfo:
         info.tags,
         schema_bytes=len(shown),
         memory=info.memory,
+        schema=msgspec.json.encode(info.schema, order="deterministic") if info.schema else b"",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.core.policies import Fact
 from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.compiled import (
     CompiledGraph,
@@ -23,6 +24,7 @@ from hive_ray.graph.compiled import (
     SubgraphPlan,
     ToolPlan,
 )
+from hive_ray.graph.policies import RulePlan
 from hive_ray.graph.reachability import back_arcs, reached_from
 
 HOUR_US = 3_600_000_000
@@ -131,3 +133,10 @@ class Facts:
             raise ValueError("`broken`: no such overload")
         name = source.removeprefix("not ")
         return bool(facts.get(name)) is (name == source)
+
+    def matches(self, rule: RulePlan, fact: Fact) -> bool:
+        """``when`` of a rule is a fact's name, or ``not`` and a name; ``broken`` has no answer."""
+        if rule.when == "broken":
+            raise ValueError("`broken`: no such overload")
+        name = rule.when.removeprefix("not ")
+        return not rule.when or bool(fact(name)) is (name == rule.when)

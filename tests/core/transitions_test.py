@@ -15,6 +15,7 @@ from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.transitions import MACHINES
 from hive_ray.graph.asking import Asked, AskPlan
 from hive_ray.graph.compiled import CompiledGraph, NodePlan, RetryPlan
+from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import HOUR_US, agent, chain, edge, graph, human, mail, mapping, nested, node, tool
 from tests.core.observer import Seen
 from tests.core.story import Story
@@ -295,7 +296,19 @@ def stopped_by_a_breaker() -> Story:
     return story
 
 
+def rejected_call() -> Story:
+    """A tool call of an agent that a policy asks about, and that a person does not allow."""
+    story = Story(chain(agent("t", tool("crm"))))
+    story.plan(policies=(RulePlan("ask", Effect.REQUIRE_APPROVAL, tools=("crm",)),))
+    story.submit()
+    story.turn(story.lease("t"), "crm")
+    story.leases()
+    story.resolve("reject")
+    return story
+
+
 STORIES = (
+    rejected_call,
     handed_on, stopped_by_a_breaker, held("approve"), held("reject"), held("cancel"), held("fail"),
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
