@@ -118,7 +118,7 @@ class Dispatch:
 
     def freed(self, root: Run, hold: Hold | None) -> None:
         """An attempt has ended: whoever waits for what it held tries again."""
-        if not any(queue.aside for queue in self._engine.fleet.queues.values()):
+        if not fleet.anything_aside(self._engine.fleet):
             return
         fleet.wake(self._engine.fleet, f"run/{root.id}")
         if hold is not None:

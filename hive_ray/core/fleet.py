@@ -225,6 +225,14 @@ def enqueue(fleet: Fleet, run: Run, pool: str, step: StepRef) -> None:
     queue.put(step, run.team, run.priority)
 
 
+def anything_aside(fleet: Fleet) -> bool:
+    """Whether any step waits for something that others hold."""
+    for queue in fleet.queues.values():  # noqa: SIM110 - asked with every outcome; a generator costs as much again
+        if queue.aside:
+            return True
+    return False
+
+
 def wake(fleet: Fleet, resource: str, most: int = WAKE_MOST) -> None:
     """Something was released: the first of those that wait for it try again."""
     for queue in fleet.queues.values():

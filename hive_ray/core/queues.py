@@ -144,7 +144,7 @@ class Queue:
 
     def take(self) -> Taken | None:
         """The next step."""
-        priority = self._next_class()
+        priority = self._next_class() if self.ready else -1
         if priority < 0:
             return None
         one = self._classes[priority]
@@ -241,8 +241,12 @@ class Queue:
 
     def _next_class(self) -> int:
         """The first class that has steps; now and then the last one."""
-        waiting = [priority for priority, one in enumerate(self._classes) if one.head() is not None]
-        if not waiting:
-            return -1
-        relief = len(waiting) > 1 and self._takings % RELIEF == RELIEF - 1
-        return waiting[-1] if relief else waiting[0]
+        relief = self._takings % RELIEF == RELIEF - 1
+        for priority in _LAST_FIRST if relief else _FIRST_FIRST:
+            if self._classes[priority].head() is not None:
+                return priority
+        return -1
+
+
+_FIRST_FIRST = tuple(range(len(CLASSES)))
+_LAST_FIRST = _FIRST_FIRST[::-1]
