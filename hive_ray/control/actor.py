@@ -23,6 +23,7 @@ from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
 from hive_ray.control.door import Door, Entered, Refusals
 from hive_ray.control.envelope import Asked, Unsealed, decode_asked, seal_of
+from hive_ray.control.historian import Historian
 from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.planning import apply_plan
 from hive_ray.control.pools import Pools
@@ -150,7 +151,10 @@ class ControllerImpl:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         gc.enable()
-        state = StateParts(self._store, self._blobs, self._codec, self._partition, self._keyring)
+        apart = (
+            None if self._store.url.startswith("memory:") else Historian(self._settings_json, self._partition)
+        )
+        state = StateParts(self._store, self._blobs, self._codec, self._partition, self._keyring, apart)
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hive_ray.config import Settings
-from hive_ray.control.keeping import Keeper
+from hive_ray.control.keeping import Apart, Keeper
 from hive_ray.control.parking import Parking
 from hive_ray.control.recovery import Recovered
 from hive_ray.control.sealing import Sealing
@@ -13,14 +13,13 @@ from hive_ray.control.shell import Limits, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.run import root_of
 from hive_ray.state.blobs import Blobs
-from hive_ray.state.compaction import Compactor
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.history import newest_manifest
 from hive_ray.state.history_reading import descendants
 from hive_ray.state.keyring import Keyring
+from hive_ray.state.pieces import pieces_of
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
-from hive_ray.state.summaries import summarise
 
 
 class Upkeep(NamedTuple):
@@ -58,13 +57,14 @@ class StateParts(NamedTuple):
     partition: int = 0
     keyring: Keyring | None = None
     """Without it nothing is sealed, and no key erased."""
+    apart: Apart | None = None
+    """Compacts beside a busy controller."""
 
 
 def shell_of(recovered: Recovered, state: StateParts, limits: Limits, upkeep: Upkeep) -> Shell:
     """The controller over a recovered state; ``recover`` must have been told that it parks."""
-    store, blobs, codec, partition, keyring = state
+    store, blobs, codec, partition, keyring, apart = state
     manifest, history = recovered.manifest, recovered.history
-    compactor = Compactor(store, partition, lambda runs: summarise(store, partition, codec, runs))
 
     def children(run: str) -> list[str]:
         if root_of(run) != run:
@@ -79,5 +79,5 @@ def shell_of(recovered: Recovered, state: StateParts, limits: Limits, upkeep: Up
         limits,
         Snapshotter(store, partition, manifest, Sealing(codec, keyring, blobs, recovered.doomed, children)),
         Parking(state.store, blobs, codec, upkeep.park_after_us, manifest, history),
-        Keeper(store, compactor, upkeep.retention, history),
+        Keeper(store, pieces_of(store, partition, codec), upkeep.retention, history, apart),
     )

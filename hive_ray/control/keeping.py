@@ -3,6 +3,10 @@
 An effect of what is durable: a snapshot that was written lets segments become history, a manifest that was
 written lets them go. One piece of work is under way at a time, each bounded; whatever a crash leaves half
 done is begun again, or is garbage that the next incarnation removes.
+
+A piece takes a thread of the controller's process for up to a second. Beside a busy controller that is too
+much, so a process of its own compacts meanwhile (``control.historian``); where there is none, the history
+waits.
 """
 
 from __future__ import annotations
@@ -10,15 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hive_ray.control.io import Broke, Done, Io
 from hive_ray.state import compaction
-from hive_ray.state.compaction import Compactor, Stamp
+from hive_ray.state.compaction import Stamp
 from hive_ray.state.history import HistoryManifest, newest_manifest
-from hive_ray.state.merging import merge
+from hive_ray.state.pieces import Piece, Pieces
 from hive_ray.state.retention import Retention, is_due, remove_blobs, retain
-from hive_ray.state.snapshots import covered_by_kept
 from hive_ray.state.store import Store
 
 if TYPE_CHECKING:
@@ -43,6 +46,22 @@ BUSY_REST_US = 30_000_000
 """From one piece of work to the next under load."""
 MOST_BEHIND = 20_000
 """So many segments may wait for their turn; beyond, the history no longer gives way."""
+KEEP_US = 60_000_000
+"""How long the process that compacts is kept after its last piece."""
+HERE_AGAIN_US = 60_000_000
+"""How long the history does without that process after it broke."""
+
+
+class Apart(Protocol):
+    """A process that compacts; ``control.historian.Historian`` is the real one. Both calls block."""
+
+    def compact(self, piece: Piece) -> HistoryManifest:
+        """As ``Pieces.compact``."""
+        ...
+
+    def dismiss(self) -> None:
+        """End it, if it runs."""
+        ...
 
 
 class _Sample(NamedTuple):
@@ -57,13 +76,23 @@ class Keeper:
 
     Args:
         manifest: the newest one.
+        apart: compacts beside a busy controller; without it the history gives way to one.
     """
 
     def __init__(
-        self, store: Store, compactor: Compactor, retention: Retention, manifest: HistoryManifest
+        self,
+        store: Store,
+        pieces: Pieces,
+        retention: Retention,
+        manifest: HistoryManifest,
+        apart: Apart | None = None,
     ) -> None:
         self._store = store
-        self._compactor = compactor
+        self._pieces = pieces
+        self._apart = apart
+        self._apart_again_us = 0
+        self._dismiss_us = 0
+        """When the process that compacts ends; 0: there is none."""
         self._retention = retention
         self.manifest = manifest
         self._busy = False
@@ -93,7 +122,9 @@ class Keeper:
             return
         if self._behind:
             self._behind = False
-            self._do(shell, "compact the journal", self._compact)
+            self._compact(shell)
+        elif self._dismiss_us and shell.mono_us >= self._dismiss_us:
+            self._dismiss(shell)
         elif shell.mono_us >= self._retain_again_us:
             live, known = shell.live_run_ids(), self._known(shell)
             self._retain_again_us = shell.mono_us + RETAIN_EVERY_US
@@ -105,17 +136,19 @@ class Keeper:
             return set()
         return {*shell.engine.runs, *shell.engine.parked}
 
-    def _do(self, shell: Shell, what: str, work: Callable[[Stamp], HistoryManifest]) -> None:
+    def _do(
+        self, shell: Shell, what: str, work: Callable[[Stamp], HistoryManifest], apart: bool = False
+    ) -> None:
         self._busy = True
         self._attempt += 1
         stamp = Stamp(shell.engine.fleet.epoch, self._attempt, shell.wall_us)
         self._begun_us = shell.mono_us
-        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what)))
+        shell.do(Io(what, partial(work, stamp), partial(self._ended, shell, what, apart)))
 
-    def _ended(self, shell: Shell, what: str, ended: Done | Broke) -> None:
+    def _ended(self, shell: Shell, what: str, apart: bool, ended: Done | Broke) -> None:
         self._busy = False
         self._broke = isinstance(ended, Broke)
-        self._again_us = shell.mono_us + REST * (shell.mono_us - self._begun_us)
+        self._again_us = shell.mono_us + (0 if apart else REST * (shell.mono_us - self._begun_us))
         match ended:
             case Done(manifest):
                 # A snapshot that came meanwhile counts too.
@@ -126,6 +159,34 @@ class Keeper:
                 log.warning("could not %s: %s", what, error)
                 self._behind = True
                 self._again_us = shell.mono_us + PAUSE_US
+                if apart:
+                    self._apart_again_us = shell.mono_us + HERE_AGAIN_US
+
+    def _compact(self, shell: Shell) -> None:
+        apart = self._elsewhere(shell)
+        compact = self._pieces.compact if apart is None else apart.compact
+        before, in_doubt, tidies = self.manifest, self._broke, not self._cleaned
+        if apart is not None:
+            self._dismiss_us = shell.mono_us + KEEP_US
+        self._do(
+            shell,
+            "compact the journal",
+            lambda stamp: compact(Piece(before, stamp, in_doubt, tidies)),
+            apart is not None,
+        )
+
+    def _elsewhere(self, shell: Shell) -> Apart | None:
+        """The process that compacts, while the controller is busy and it did not break just now."""
+        return self._apart if self._is_loaded and shell.mono_us >= self._apart_again_us else None
+
+    def _dismiss(self, shell: Shell) -> None:
+        assert self._apart is not None
+        self._busy = True
+        self._dismiss_us = 0
+        shell.do(Io("dismiss the historian", self._apart.dismiss, self._dismissed))
+
+    def _dismissed(self, ended: Done | Broke) -> None:
+        self._busy = False
 
     def _gives_way(self, shell: Shell) -> bool:
         """Whether more important work is under way, and the history can wait."""
@@ -134,7 +195,9 @@ class Keeper:
             decided = shell.durable_seq - self._sample.seq
             self._is_loaded = decided * 1_000_000 > BUSY_EVENTS_PER_S * since_us
             self._sample = _Sample(shell.mono_us, shell.durable_seq)
-        if not self._is_loaded or shell.mono_us >= self._begun_us + BUSY_REST_US:
+        if not self._is_loaded or self._elsewhere(shell) is not None:
+            return False
+        if shell.mono_us >= self._begun_us + BUSY_REST_US:
             return False
         return shell.journal.number - self.manifest.covered <= MOST_BEHIND
 
@@ -144,14 +207,6 @@ class Keeper:
         if not self._broke:
             return self.manifest
         return newest_manifest(self._store, self.manifest.partition, self.manifest)
-
-    def _compact(self, stamp: Stamp) -> HistoryManifest:
-        before = self._newest()
-        until = covered_by_kept(self._store, before.partition)
-        manifest = self._compactor.compact(before, until, stamp) if until > before.covered else before
-        if manifest.covered > before.covered or self._broke or not self._cleaned:
-            compaction.remove_covered(self._store, manifest)
-        return merge(self._store, manifest, stamp)
 
     def _retain(self, live: list[str], known: set[str], stamp: Stamp) -> HistoryManifest:
         manifest = self._newest()

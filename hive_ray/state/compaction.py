@@ -81,6 +81,8 @@ class Compactor:
         self._partition = partition
         self._summarise = summarise
         self._told: Told | None = None
+        self._told_until = 0
+        """``_told`` knows what the segments up to this one say."""
 
     def compact(self, manifest: HistoryManifest, until: int, stamp: Stamp) -> HistoryManifest:
         """Cover more segments, at most up to ``until``; returns the newest manifest.
@@ -93,11 +95,11 @@ class Compactor:
             StoreError: the store failed; compact again, with another ``stamp``.
         """
         told, self._told = self._told, None
-        if told is None:
+        if told is None or self._told_until != manifest.covered:
             told = Told(lambda runs: look_up(self._store, manifest, runs))
         batch = self._read(manifest, until, told)
         if batch is None:
-            self._told = told
+            self._told, self._told_until = told, manifest.covered
             return manifest
         files = self._write(batch, manifest, stamp)
         following = msgspec.structs.replace(
@@ -114,7 +116,7 @@ class Compactor:
             # Another controller is at work; its manifest is as good as this one.
             return newest_manifest(self._store, self._partition, manifest)
         told.trim()
-        self._told = told
+        self._told, self._told_until = told, following.covered
         return following
 
     def _read(self, manifest: HistoryManifest, until: int, told: Told) -> Batch | None:

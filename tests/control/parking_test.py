@@ -22,9 +22,10 @@ from hive_ray.core.run import encode_run
 from hive_ray.core.values import inline
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import CompiledGraph
-from hive_ray.state.compaction import Compactor
+from hive_ray.state.content import PlainCodec
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.memory_store import MemoryStore, forget_memory
+from hive_ray.state.pieces import pieces_of
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store
 from tests.control.driver import Driver
@@ -490,7 +491,7 @@ def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten()
         ),
     )
     manifest = HistoryManifest(0)
-    nothing = Compactor(MemoryStore("keeping"), 0, lambda runs: [])
+    nothing = pieces_of(MemoryStore("keeping"), 0, PlainCodec())
     keeper = Keeper(MemoryStore("keeping"), nothing, Retention(), manifest)
 
     keeper.advance(shell)
@@ -518,7 +519,7 @@ def test_the_history_gives_way_to_a_busy_controller_for_a_time():
         live_run_ids=list,
         engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
     )
-    nothing = Compactor(MemoryStore("keeping"), 0, lambda runs: [])
+    nothing = pieces_of(MemoryStore("keeping"), 0, PlainCodec())
     keeper = Keeper(MemoryStore("keeping"), nothing, Retention(), HistoryManifest(0))
     keeper.advance(shell)
     asked.pop().then(Done(HistoryManifest(0)))
