@@ -107,18 +107,18 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(
-    slots: int, workers: int = 1, state: Mapping[str, Any] | None = None
-) -> AsyncGenerator[Cluster]:
-    """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards.
-
-    Args:
-        state: the `state` section of a fresh store; by default a temporary folder.
-    """
-    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
-        given = state or {"url": Path(folder).as_uri()}
+async def cluster(slots: int, workers: int = 1) -> AsyncGenerator[Cluster]:
+    """Start one controller with ``workers`` function workers of ``slots`` slots; end them afterwards."""
+    with fresh_state() as given:
         async with started(settings_for(given, slots, workers)) as running:
             yield running
+
+
+@contextmanager
+def fresh_state(state: Mapping[str, Any] | None = None) -> Generator[Mapping[str, Any]]:
+    """The `state` section that is given, or one of a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        yield state or {"url": Path(folder).as_uri()}
 
 
 @asynccontextmanager

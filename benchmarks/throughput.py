@@ -18,7 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.cluster import Cluster, chain, cluster, ray_session
+from benchmarks.cluster import Cluster, chain, fresh_state, ray_session, settings_for, started
+from hive_ray.config import Settings
 from hive_ray.control.queries import WatchRun
 from hive_ray.core.commands import Submit
 from hive_ray.core.messages import StepContent
@@ -66,19 +67,11 @@ async def measure(
     Args:
         on_warm: called when the first runs are through and the measured ones begin.
     """
-    in_flight, runs, steps, slots, workers = load
-    async with cluster(slots, workers, state) as running:
-        graph = chain(steps)
-        running.add_graph(graph)
-        await wave(running, graph.version, 2)
-        before = await running.standing()
-        on_warm()
-        started = time.perf_counter()
-        for begun in range(0, runs, in_flight):
-            await wave(running, graph.version, min(in_flight, runs - begun))
-        elapsed_s = time.perf_counter() - started
-        after = await running.standing()
-        gaps = step_gaps_ms(running)
+    in_flight, runs, _, slots, workers = load
+    with fresh_state(state) as given:
+        settings = settings_for(given, slots, workers)
+        before, after, elapsed_s = await run_load(settings, load, on_warm)
+        gaps = step_gaps_ms(settings)
     done = after["counters"]["steps"] - before["counters"]["steps"]
     return {
         "in_flight": in_flight,
@@ -94,12 +87,31 @@ async def measure(
     }
 
 
-def step_gaps_ms(running: Cluster) -> list[float]:
-    """Milliseconds between the durable ends of consecutive steps of a run."""
-    codec = content_codec(running.settings)
+async def run_load(
+    settings: Settings, load: Load, on_warm: Callable[[], object]
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """What the controller says before and after the measured runs, and the seconds between."""
+    in_flight, runs, steps, _, _ = load
+    async with started(settings) as running:
+        graph = chain(steps)
+        running.add_graph(graph)
+        await wave(running, graph.version, 2)
+        before = await running.standing()
+        on_warm()
+        begun_s = time.perf_counter()
+        for begun in range(0, runs, in_flight):
+            await wave(running, graph.version, min(in_flight, runs - begun))
+        elapsed_s = time.perf_counter() - begun_s
+        after = await running.standing()
+    return before, after, elapsed_s
+
+
+def step_gaps_ms(settings: Settings) -> list[float]:
+    """Milliseconds between the durable ends of consecutive steps of a run; nobody may compact meanwhile."""
+    codec = content_codec(settings)
     last: dict[str, int] = {}
     gaps: dict[str, list[float]] = defaultdict(list)
-    for row in every_row(open_state(running.settings), 0):
+    for row in every_row(open_state(settings), 0):
         if row.kind != "StepSucceeded" or read_row("journal", row, codec) is None:
             continue
         if row.run in last:
