@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hive_ray.control.io import Broke, Done, Io
+from hive_ray.control.tidying import Tidier
 from hive_ray.state import compaction
 from hive_ray.state.compaction import Stamp
 from hive_ray.state.history import HistoryManifest, newest_manifest
@@ -95,6 +96,7 @@ class Keeper:
         """When the process that compacts ends; 0: there is none."""
         self._retention = retention
         self.manifest = manifest
+        self._tidier = Tidier(store)
         self._busy = False
         self._again_us = 0
         self._retain_again_us = 0
@@ -115,6 +117,7 @@ class Keeper:
 
     def advance(self, shell: Shell) -> None:
         """Called every tick: begin the next piece of work, if one is due."""
+        self._tidier.advance(shell)
         gives_way = self._gives_way(shell)
         if self._busy or gives_way or shell.mono_us < self._again_us:
             return

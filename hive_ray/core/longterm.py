@@ -8,7 +8,7 @@ version is never used twice, also where a key was deleted in between. The shelf 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -54,6 +54,8 @@ class Shelf(msgspec.Struct):
     """Of the last write or deletion."""
     entries: dict[str, Entry] = {}
     seq: int = 0
+    retired: dict[str, int] = {}
+    """Blobs of values that were overwritten or deleted, and when: of agents and teams only."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -111,6 +113,8 @@ def apply(
     known = shelf.entries.get(key)
     if known is not None and known.version >= event.version:
         return 0
+    if known is not None and known.value.blob and shelf.scope != "run":
+        shelf.retired[known.value.blob] = at_us
     if isinstance(event, ev.MemoryDeleted):
         shelf.entries.pop(key, None)
         return known.number if known is not None else 0
@@ -157,7 +161,7 @@ class Shelves:
         """An item as of now; None if its entry is gone."""
         if item.startswith(_SHELF):
             shelf = self.by_name[item.removeprefix(_SHELF)]
-            return Encoded(shelf.seq, _encode(Shelf(shelf.scope, shelf.owner, shelf.version, {}, shelf.seq)))
+            return Encoded(shelf.seq, _encode(msgspec.structs.replace(shelf, entries={})))
         number, _, name = item.removeprefix(_ENTRY).partition("/")
         entry = self.by_name[name].entries.get(self._numbers.get(item, ""))
         if entry is None or entry.number != int(number):
@@ -190,6 +194,26 @@ class Shelves:
         shelf = self.by_name.setdefault(shelf_name(head.scope, head.owner), head)
         shelf.version = max(shelf.version, head.version)
         shelf.seq = max(shelf.seq, head.seq)
+        shelf.retired |= head.retired
+
+    def retired_before(self, at_us: int, durable_seq: int) -> list[str]:
+        """Blobs that nothing refers to since a time, and durably so."""
+        return [
+            blob
+            for shelf in self.by_name.values()
+            if shelf.seq <= durable_seq
+            for blob, since_us in shelf.retired.items()
+            if since_us < at_us
+        ]
+
+    def blobs_are_gone(self, blobs: Iterable[str]) -> None:
+        """They were deleted: nobody needs to know of them any more."""
+        gone = frozenset(blobs)
+        for name, shelf in self.by_name.items():
+            left = {blob: at_us for blob, at_us in shelf.retired.items() if blob not in gone}
+            if len(left) < len(shelf.retired):
+                shelf.retired = left
+                self.changed[_SHELF + name] = None
 
     def items(self) -> Iterator[str]:
         """Every item of the present state."""

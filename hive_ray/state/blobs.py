@@ -2,19 +2,21 @@
 
 Writing the same content twice is writing it once, so a blob may be written before the report that
 refers to it, and again after a crash. Blobs of a run's conversation are ``c-…``, its others ``r-…``; those
-without either are plain.
+without either are plain. Blobs under the state's own key (``m-…``) are values of long-term memory, which are
+overwritten and then deleted: each has a name of its own, so that none comes back to life.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from hive_ray.core.keys import NO_KEY, is_conversation_key
+from hive_ray.core.keys import NO_KEY, STATE_KEY, is_conversation_key
 from hive_ray.errors import AlreadyExists, Corrupt
 from hive_ray.state.content import ContentCodec, key_of
 from hive_ray.state.store import Store
@@ -122,9 +124,11 @@ class Blobs:
     def _sealed_digest(self, run: str, data: bytes, key: bytes) -> str:
         # The run and the kind count too: equal contents of two runs, or of one run under both of its keys,
         # must neither share an object nor be seen to be equal.
-        kind = "c" if is_conversation_key(key) else "r"
+        kind = "m" if key == STATE_KEY else "c" if is_conversation_key(key) else "r"
         digest = hashlib.blake2b(f"{run}/{kind}/".encode(), digest_size=32, key=self._secret())
         digest.update(data)
+        if key == STATE_KEY:
+            digest.update(secrets.token_bytes(16))
         return f"{kind}-{digest.hexdigest()}"
 
 
