@@ -33,8 +33,14 @@ _decode = msgspec.msgpack.Decoder().decode
 READY_S = 60.0
 
 
-def settings_for(state: Mapping[str, Any], slots: int, workers: int) -> Settings:
-    """Defaults, but for the function pool and the `state` section of a fresh store."""
+def settings_for(
+    state: Mapping[str, Any], slots: int, workers: int, control: Mapping[str, Any] | None = None
+) -> Settings:
+    """Defaults, but for the function pool and the `state` section of a fresh store.
+
+    Args:
+        control: further sections: budgets, rates, policies.
+    """
     pool = {"kind": "function", "slots": slots, "workers": {"min": workers, "max": workers}, "num_cpus": 0}
     idle = {"num_cpus": 0, "slots": 1}
     return Settings.model_validate(
@@ -44,6 +50,7 @@ def settings_for(state: Mapping[str, Any], slots: int, workers: int) -> Settings
             "tools": {"modules": ["benchmarks.noop"]},
             "observe": {"log_level": "WARNING"},
             "keys": {} if state["url"].startswith("file:") else key_section(Path(tempfile.gettempdir())),
+            **(control or {}),
         }
     )
 
@@ -170,8 +177,8 @@ def _exists(name: str) -> bool:
     return True
 
 
-def chain(steps: int) -> CompiledGraph:
-    """``steps`` no-op function nodes in a row."""
+def chain(steps: int, cost_nanousd: int = 0) -> CompiledGraph:
+    """``steps`` no-op function nodes in a row, each of which is said to cost so much at most."""
     nodes = tuple(
         NodePlan(
             id=f"n{i}",
@@ -182,6 +189,7 @@ def chain(steps: int) -> CompiledGraph:
             output_keys=("x",),
             idempotent=True,
             function="noop",
+            cost_nanousd=cost_nanousd,
             out_edges=(i,) if i < steps - 1 else (),
             reached_from=(1 << i) - 1,
         )
@@ -192,5 +200,10 @@ def chain(steps: int) -> CompiledGraph:
         for i in range(steps - 1)
     )
     return CompiledGraph(
-        id="chain", version=f"bench-chain-{steps}", entry=0, nodes=nodes, edges=edges, max_steps=steps
+        id="chain",
+        version=f"bench-chain-{steps}-{cost_nanousd}",
+        entry=0,
+        nodes=nodes,
+        edges=edges,
+        max_steps=steps,
     )

@@ -57,6 +57,20 @@ class Load(NamedTuple):
     steps: int
     slots: int
     workers: int
+    controlled: bool = False
+    """Steps cost something, under budgets on four levels, a rate and three policies."""
+
+
+CONTROL = {
+    "budgets": {
+        "team/default": {"usd": 1_000_000},
+        "agent/default/bench": {"usd": 1_000_000},
+        "workflow/default/chain": {"usd": 1_000_000},
+        "pool/function": {"usd": 1_000_000},
+    },
+    "rates": {"pool/function": {"requests_per_minute": 50_000_000}},
+}
+COST_NANOUSD = 1_000
 
 
 async def measure(
@@ -67,9 +81,9 @@ async def measure(
     Args:
         on_warm: called when the first runs are through and the measured ones begin.
     """
-    in_flight, runs, _, slots, workers = load
+    in_flight, runs, _, slots, workers, controlled = load
     with fresh_state(state) as given:
-        settings = settings_for(given, slots, workers)
+        settings = settings_for(given, slots, workers, CONTROL if controlled else None)
         before, after, elapsed_s = await run_load(settings, load, on_warm)
         gaps = step_gaps_ms(settings)
     done = after["counters"]["steps"] - before["counters"]["steps"]
@@ -91,9 +105,9 @@ async def run_load(
     settings: Settings, load: Load, on_warm: Callable[[], object]
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     """What the controller says before and after the measured runs, and the seconds between."""
-    in_flight, runs, steps, _, _ = load
+    in_flight, runs, steps, _, _, controlled = load
     async with started(settings) as running:
-        graph = chain(steps)
+        graph = chain(steps, COST_NANOUSD if controlled else 0)
         running.add_graph(graph)
         await wave(running, graph.version, 2)
         before = await running.standing()
@@ -123,7 +137,9 @@ def step_gaps_ms(settings: Settings) -> list[float]:
 async def repeat(options: argparse.Namespace) -> None:
     for number in range(options.repeats):
         slots = max(options.slots or options.in_flight, 1)
-        load = Load(options.in_flight, options.runs, options.steps, slots, options.workers)
+        load = Load(
+            options.in_flight, options.runs, options.steps, slots, options.workers, options.controlled
+        )
         result = await measure(load)
         print(json.dumps({"repeat": number, **result}) if options.json else result, flush=True)
 
@@ -136,6 +152,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--slots", type=int, default=0, help="of a worker; by default as many as in flight")
+    parser.add_argument("--controlled", action="store_true", help="with budgets, a rate and policies")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with ray_session():
