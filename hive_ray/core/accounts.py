@@ -13,6 +13,7 @@ import msgspec
 
 from hive_ray.core.holds import Hold
 from hive_ray.core.messages import Usage
+from hive_ray.core.plan import AccountPlan, Action, InForce
 from hive_ray.core.run import Run
 
 WINDOWS = {
@@ -40,7 +41,7 @@ class Ledger(msgspec.Struct, array_like=True):
     held_nanousd: int = 0
     held_tokens: int = 0
     likely_nanousd: int = 0
-    """What the attempts under way will probably cost."""
+    """What the attempts under way will probably cost; 0 where the worst case counts."""
     likely_tokens: int = 0
 
     @property
@@ -168,6 +169,41 @@ class Experience(msgspec.Struct, array_like=True):
         return -(-worst * min(1000, self.mean + 4 * self.deviation) // 1000)
 
 
+class Purse:
+    """An account with the limits in force: what is looked at for each step."""
+
+    __slots__ = (
+        "account",
+        "name",
+        "plan",
+        "strict",
+        "top_nanousd",
+        "top_tokens",
+        "warn_nanousd",
+        "warn_tokens",
+    )
+
+    def __init__(self, account: Account, plan: AccountPlan | None) -> None:
+        self.account = account
+        self.name = account.name
+        self.plan = plan
+        self.strict = plan is None or plan.action == Action.STOP
+        """The worst case counts, not what is likely."""
+        bounded = plan if plan is not None and plan.action != Action.DEGRADE else _UNLIMITED
+        self.top_nanousd = bounded.nanousd if bounded.nanousd >= 0 else NO_LIMIT
+        self.top_tokens = bounded.tokens if bounded.tokens >= 0 else NO_LIMIT
+        self.warn_nanousd = self.warn_tokens = NO_LIMIT
+        """What is spent when a warning is due."""
+        if plan is not None and plan.nanousd >= 0:
+            self.warn_nanousd = -(-plan.nanousd * plan.warn_percent // 100)
+        if plan is not None and plan.tokens >= 0:
+            self.warn_tokens = -(-plan.tokens * plan.warn_percent // 100)
+
+
+NO_LIMIT = 1 << 200
+_UNLIMITED = AccountPlan()
+
+
 class Accounts(msgspec.Struct):
     """All accounts of a partition."""
 
@@ -176,8 +212,11 @@ class Accounts(msgspec.Struct):
     """By ``model/…`` and ``tool/…``."""
     wall_us: int = 0
     """The latest time at which something was held: windows never move back behind it."""
-    index: dict[tuple[str, str, str, str, str], list[Account]] = {}
-    """Accounts by what ``names_of`` looks at."""
+    purses: dict[str, Purse] = {}
+    """By name. An index, as the next."""
+    index: dict[tuple[str, str, str, str, str], list[Purse]] = {}
+    """Purses by what ``names_of`` looks at."""
+    plans: InForce | None = None
 
     def get(self, name: str) -> Account:
         account = self.by_name.get(name)
@@ -185,34 +224,69 @@ class Accounts(msgspec.Struct):
             account = self.by_name[name] = Account(name)
         return account
 
-    def of(self, root: Run, pool: str, subject: str) -> list[Account]:
-        """The accounts that an attempt in a pool, of a model or tool, is charged to."""
+    def replan(self, force: InForce) -> None:
+        """Other limits are in force."""
+        self.plans, self.purses, self.index = force, {}, {}
+
+    def of(self, root: Run, pool: str, subject: str) -> list[Purse]:
+        """What an attempt in a pool, of a model or tool, is charged to."""
         key = (root.team, root.agent, root.graph_name, pool, subject)
         found = self.index.get(key)
         if found is None:
-            found = self.index[key] = [self.get(name) for name in names_of(root, pool, subject)]
+            found = self.index[key] = [self._purse(name) for name in names_of(root, pool, subject)]
         return found
+
+    def _purse(self, name: str) -> Purse:
+        purse = self.purses.get(name)
+        if purse is None:
+            plan = self.plans.account(name) if self.plans is not None else None
+            purse = self.purses[name] = Purse(self.get(name), plan)
+        return purse
+
+    def fits(self, root: Run, hold: Hold) -> bool:
+        """Whether every account above a run has room for a hold, no allowance counted."""
+        for purse in self.of(root, hold.pool, hold.subject):
+            account = purse.account
+            ledger = account.present if hold.at_us < account.until_us else _NOTHING
+            if purse.strict:
+                money = ledger.spent_nanousd + ledger.held_nanousd + hold.nanousd
+                tokens = ledger.spent_tokens + ledger.held_tokens + hold.tokens
+            else:
+                money = ledger.spent_nanousd + ledger.likely_nanousd + hold.likely_nanousd
+                tokens = ledger.spent_tokens + ledger.likely_tokens + hold.likely_tokens
+            if money > purse.top_nanousd or tokens > purse.top_tokens:
+                return False
+        return True
 
     def hold(self, root: Run, hold: Hold) -> None:
         """An attempt began."""
-        self.wall_us = max(self.wall_us, hold.at_us)
-        for account in self.of(root, hold.pool, hold.subject):
-            ledger = account.at(hold.at_us)
+        at_us = hold.at_us
+        if at_us > self.wall_us:
+            self.wall_us = at_us
+        for purse in self.of(root, hold.pool, hold.subject):
+            account = purse.account
+            now = account.window_us <= at_us < account.until_us
+            ledger = account.present if now else account.at(at_us)
             ledger.held_nanousd += hold.nanousd
             ledger.held_tokens += hold.tokens
-            ledger.likely_nanousd += hold.likely_nanousd
-            ledger.likely_tokens += hold.likely_tokens
+            if not purse.strict:
+                ledger.likely_nanousd += hold.likely_nanousd
+                ledger.likely_tokens += hold.likely_tokens
 
     def settle(self, root: Run, hold: Hold, nanousd: int, tokens: int) -> None:
         """An attempt is over, or never ran: what it held is free, and what it cost is spent."""
-        for account in self.of(root, hold.pool, hold.subject):
-            ledger = account.at(hold.at_us)
+        at_us = hold.at_us
+        for purse in self.of(root, hold.pool, hold.subject):
+            account = purse.account
+            now = account.window_us <= at_us < account.until_us
+            ledger = account.present if now else account.at(at_us)
             ledger.held_nanousd -= hold.nanousd
             ledger.held_tokens -= hold.tokens
-            ledger.likely_nanousd -= hold.likely_nanousd
-            ledger.likely_tokens -= hold.likely_tokens
             ledger.spent_nanousd += nanousd
             ledger.spent_tokens += tokens
+            if not purse.strict:
+                ledger.likely_nanousd -= hold.likely_nanousd
+                ledger.likely_tokens -= hold.likely_tokens
 
     def charge(self, root: Run, hold: Hold, nanousd: int, tokens: int) -> None:
         """A charge is corrected, in the windows in which it was made; nothing is held for it."""
@@ -225,11 +299,6 @@ class Accounts(msgspec.Struct):
             actual, worst = (nanousd, hold.nanousd) if hold.nanousd else (tokens, hold.tokens)
             experience.learn(actual, worst)
 
-    def likely(self, subject: str, worst: int) -> int:
-        """What a call of a model or tool probably costs."""
-        experience = self.experiences.get(subject)
-        return experience.expect(worst) if experience is not None else worst
-
     def rehold(self, held: Iterable[tuple[Run, Hold]]) -> None:
         """Make the index of what is held from the attempts under way."""
         for account in self.by_name.values():
@@ -238,6 +307,18 @@ class Accounts(msgspec.Struct):
                 ledger.likely_nanousd = ledger.likely_tokens = 0
         for root, hold in held:
             self.hold(root, hold)
+
+    def due_for_warning(self, root: Run, hold: Hold) -> list[Purse]:
+        """Those that have spent most of their limit in the present window, and nobody was told."""
+        return [
+            purse
+            for purse in self.of(root, hold.pool, hold.subject)
+            if (
+                purse.account.present.spent_nanousd >= purse.warn_nanousd
+                or purse.account.present.spent_tokens >= purse.warn_tokens
+            )
+            and not purse.account.warned
+        ]
 
     def facts(self) -> Accounts:
         """What a snapshot keeps."""

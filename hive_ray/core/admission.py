@@ -16,7 +16,7 @@ from hive_ray.core.accounts import Account, Accounts, Ledger
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepKind
-from hive_ray.core.plan import AccountPlan, Action, InForce
+from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.run import Allowance, Run, Step, Visit
 from hive_ray.core.values import Value, inline
 from hive_ray.graph.asking import AskPlan
@@ -115,16 +115,16 @@ def admit_to_run(root: Run, worst: int) -> Verdict | None:
     return None
 
 
-def admit_to_accounts(
-    force: InForce, accounts: Accounts, root: Run, hold: Hold, at_us: int
-) -> Verdict | None:
+def admit_to_accounts(accounts: Accounts, root: Run, hold: Hold) -> Verdict | None:
     """Decide over a hold against every account above a run; a wait only where none is exhausted."""
+    if accounts.fits(root, hold):
+        return None
     wait: Wait | None = None
-    for account in accounts.of(root, hold.pool, hold.subject):
-        plan = force.account(account.name)
+    for purse in accounts.of(root, hold.pool, hold.subject):
+        plan = purse.plan
         if plan is None or plan.action == Action.DEGRADE:
             continue
-        verdict = _fits(account, plan, account.seen_at(at_us), root, hold)
+        verdict = _fits(purse.account, plan, purse.account.seen_at(hold.at_us), root, hold)
         if isinstance(verdict, Wait):
             wait = wait or verdict
         elif verdict is not None:

@@ -259,9 +259,7 @@ class Dispatch:
         if engine.fleet.feature_level >= features.CONTROLLED and (worst.nanousd or worst.tokens):
             hold = self._hold(worst, step.pool, subject, now)
             if engine.force.limits_accounts:
-                verdict = admission.admit_to_accounts(
-                    engine.force, engine.fleet.accounts, root, hold, hold.at_us
-                )
+                verdict = admission.admit_to_accounts(engine.fleet.accounts, root, hold)
                 if verdict is not None:
                     return verdict
         if engine.force.limits_rates:
@@ -289,15 +287,12 @@ class Dispatch:
 
     def _hold(self, worst: admission.Worst, pool: str, subject: str, now: Moment) -> Hold:
         accounts = self._engine.fleet.accounts
-        return Hold(
-            worst.nanousd,
-            worst.tokens,
-            accounts.likely(subject, worst.nanousd),
-            accounts.likely(subject, worst.tokens),
-            max(now.wall_us, accounts.wall_us),
-            pool,
-            subject,
-        )
+        nanousd, tokens = worst
+        at_us = max(now.wall_us, accounts.wall_us)
+        known = accounts.experiences.get(subject)
+        if known is None:
+            return Hold(nanousd, tokens, nanousd, tokens, at_us, pool, subject)
+        return Hold(nanousd, tokens, known.expect(nanousd), known.expect(tokens), at_us, pool, subject)
 
     def _hold_back(
         self,

@@ -33,7 +33,7 @@ from hive_ray.core import (
 )
 from hive_ray.core import events as ev
 from hive_ray.core import run as runs
-from hive_ray.core.accounts import names_of, tokens_of
+from hive_ray.core.accounts import Purse, tokens_of
 from hive_ray.core.breaking import Breaking
 from hive_ray.core.commands import (
     AllowSpending,
@@ -120,8 +120,8 @@ class Engine:
         self.entrance = Entrance()
         self._freed: Hold | None = None
         """What the last attempt that ended had held."""
-        self._charged: dict[str, None] = {}
-        """Accounts that were charged and not looked at since."""
+        self._spent: list[Purse] = []
+        """Accounts of which a warning is due."""
         self.keeping = keeping.Keeping()
         self.graphs: dict[str, CompiledGraph] = {}
         self.evaluator = evaluator
@@ -153,7 +153,17 @@ class Engine:
             fleet.evolve(self.fleet, event, content, at_us)
             self.fleet.seq = seq
             if isinstance(event, CHANGES_LIMITS):
-                self.force = InForce(self.fleet.plan, self.fleet.changes)
+                self._replan()
+
+    def _replan(self) -> None:
+        """Other limits are in force."""
+        self.force = InForce(self.fleet.plan, self.fleet.changes)
+        self.fleet.accounts.replan(self.force)
+        self._rehold()
+
+    def _rehold(self) -> None:
+        held = ((self.payer(run), hold) for run in self.runs.values() for hold in holds_of(run))
+        self.fleet.accounts.rehold(held)
 
     def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
@@ -181,7 +191,7 @@ class Engine:
             self.dispatch.freed(root, freed)
             self._freed = freed
             if freed is not None and self.force.limits_accounts:
-                self._charged.update(dict.fromkeys(names_of(root, freed.pool, freed.subject)))
+                self._spent.extend(self.fleet.accounts.due_for_warning(root, freed))
         if run.parent:
             self._note_child(run, event)
 
@@ -261,9 +271,7 @@ class Engine:
     def restored(self) -> None:
         """After snapshot and replay: make the index from the runs alone."""
         fleet.rebuild(self.fleet, self.runs.values(), self.parked)
-        held = ((self.payer(run), hold) for run in self.runs.values() for hold in holds_of(run))
-        self.fleet.accounts.rehold(held)
-        self.force = InForce(self.fleet.plan, self.fleet.changes)
+        self._replan()
         self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)
@@ -733,9 +741,9 @@ class Engine:
 
     def _warn(self, now: Moment) -> None:
         """Tell once in a window of each account that has spent most of its limit."""
-        if self._charged:
-            charged, self._charged = self._charged, {}
-            self.record(budgets.warnings(self.force, self.fleet.accounts, charged), now)
+        if self._spent:
+            spent, self._spent = self._spent, []
+            self.record(budgets.warnings(spent), now)
 
 
 MAINTENANCE_RETRY_S = 30.0

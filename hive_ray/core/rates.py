@@ -24,6 +24,10 @@ class Verdict(Protocol):
     def retry_after_ms(self) -> int | None: ...
 
 
+TENTHS_A_MINUTE = 600
+REQUESTS, TOKENS = "requests", "tokens"
+Key = tuple[str, str]
+"""Name of what is limited, and ``requests`` or ``tokens``."""
 State = tuple[float, ...]
 Bucket = Callable[[int, State | None, int, int], tuple[Verdict, State]]
 """One step: (units a minute, state, units wanted, now in ms) to a verdict and the new state."""
@@ -46,7 +50,9 @@ class Rates:
 
     def __init__(self, step: Bucket) -> None:
         self._step = step
-        self._states: dict[tuple[str, str], State] = {}
+        self._states: dict[Key, State] = {}
+        self._hand: dict[Key, int] = {}
+        """Units that were drawn from a bucket and not used."""
         self._empty_since_ms = -1
 
     def begin_empty(self, mono_us: int) -> None:
@@ -58,38 +64,53 @@ class Rates:
 
         A request that is larger than its bucket takes the whole bucket.
         """
-        now_ms = mono_us // 1000
-        taken: list[tuple[tuple[str, str], State]] = []
+        wanted: list[tuple[Key, int]] = []
         for name in names:
             plan = force.rate(name)
             if plan is None:
                 continue
-            for kind, limit, weight in (
-                ("requests", plan.requests_per_minute, 1),
-                ("tokens", plan.tokens_per_minute, tokens),
-            ):
-                if not limit or not weight:
-                    continue
-                key = (name, kind)
-                verdict, state = self._step(limit, self._state(key, limit), min(weight, limit), now_ms)
-                if not verdict.allowed:
-                    wait_ms = max(1, verdict.retry_after_ms or 1)
-                    return Late(f"rate/{name}", mono_us + 1000 * wait_ms)
-                taken.append((key, state))
-        self._states.update(taken)
+            if plan.requests_per_minute:
+                wanted.append(((name, REQUESTS), 1))
+            if plan.tokens_per_minute and tokens:
+                wanted.append(((name, TOKENS), min(tokens, plan.tokens_per_minute)))
+            for key, units in wanted[-2:]:
+                limit = plan.tokens_per_minute if key[1] is TOKENS else plan.requests_per_minute
+                if key[0] == name and self._hand.get(key, 0) < units:
+                    wait_ms = self._draw(key, limit, units, mono_us // 1000)
+                    if wait_ms:
+                        return Late(f"rate/{name}", mono_us + 1000 * wait_ms)
+        for key, units in wanted:
+            self._hand[key] -= units
         return None
+
+    def _draw(self, key: Key, limit: int, units: int, now_ms: int) -> int:
+        """Have so many units in hand: milliseconds until that is possible, 0 if it is done.
+
+        Of a bucket from which many are taken in a second, a tenth of a second's worth is drawn at once.
+        """
+        missing = units - self._hand.get(key, 0)
+        weight = max(missing, limit // TENTHS_A_MINUTE)
+        verdict, state = self._step(limit, self._state(key, limit), weight, now_ms)
+        if not verdict.allowed and weight > missing:
+            weight = missing
+            verdict, state = self._step(limit, self._state(key, limit), weight, now_ms)
+        if not verdict.allowed:
+            return max(1, verdict.retry_after_ms or 1)
+        self._states[key] = state
+        self._hand[key] = self._hand.get(key, 0) + weight
+        return 0
 
     def give_back(self, force: InForce, names: Sequence[str], tokens: int, mono_us: int) -> None:
         """A call used fewer tokens than it took."""
         for name in names:
             plan = force.rate(name)
             limit = plan.tokens_per_minute if plan is not None else 0
-            key = (name, "tokens")
+            key = (name, TOKENS)
             if limit and key in self._states:
                 weight = -min(tokens, limit)
                 _, self._states[key] = self._step(limit, self._states[key], weight, mono_us // 1000)
 
-    def _state(self, key: tuple[str, str], limit: int) -> State | None:
+    def _state(self, key: Key, limit: int) -> State | None:
         state = self._states.get(key)
         if state is None and self._empty_since_ms >= 0:
             _, state = self._step(limit, None, limit, self._empty_since_ms)
