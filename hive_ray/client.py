@@ -23,6 +23,7 @@ import httpx2
 from hive_ray import bulk
 from hive_ray import config as config_file
 from hive_ray.errors import (
+    BudgetExceeded,
     Conflict,
     Fault,
     Forbidden,
@@ -315,19 +316,29 @@ class Client:
         budget_usd: Decimal | str | float | None = None,
         deadline_s: float | None = None,
         idempotency_key: str = "",
+        priority: str | None = None,
     ) -> Run:
         """Begin a run of a graph (built, as data, or a file) or of a registered agent.
 
         Args:
             budget_usd: ceiling of what the run may spend.
             idempotency_key: submitting again under the key gives the same run.
+            priority: ``interactive``, ``normal`` or ``batch``; by default as the configuration has it.
 
         Raises:
             GraphError: the graph is refused, every fault named.
             InputError: the input is refused.
+            BudgetExceeded: no account can carry its first step.
             Unavailable: nobody answered; with a key the submission may be repeated.
         """
-        body = _submission(graph, input=input, agent=agent, budget_usd=budget_usd, deadline_s=deadline_s)
+        body = _submission(
+            graph,
+            input=input,
+            agent=agent,
+            budget_usd=budget_usd,
+            deadline_s=deadline_s,
+            priority=priority,
+        )
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._send("POST", "/v1/runs", body, headers=headers, repeat=bool(idempotency_key))
         return Run(self, answer["run_id"])
@@ -543,6 +554,7 @@ def _submission(
     budget_usd: Decimal | str | float | None = None,
     deadline_s: float | None = None,
     idempotency_key: str = "",
+    priority: str | None = None,
 ) -> dict[str, Any]:
     """A submission as it travels; its key travels apart."""
     body: dict[str, Any] = {"input": checked_json(dict(input or {}))} | _usd(budget_usd)
@@ -552,6 +564,8 @@ def _submission(
         body["agent"] = agent
     if deadline_s is not None:
         body["deadline_s"] = deadline_s
+    if priority is not None:
+        body["priority"] = priority
     return body
 
 
@@ -651,4 +665,6 @@ _ERRORS: dict[str, Callable[[str], HiveError]] = {
     "stale": Conflict,
     "forgotten": Forgotten,
     "unavailable": Unavailable,
+    "maintenance": Unavailable,
+    "budget_exceeded": BudgetExceeded,
 }

@@ -517,6 +517,18 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     return _settings(read_yaml(file), file.resolve().parent, str(file))
 
 
+def of_content(content: Mapping[str, Any]) -> Settings:
+    """Settings of the content of a ``hive.yaml`` from elsewhere; relative paths stay as they are.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("configuration", faults_of(error, Settings)) from error
+
+
 def locate(environ: Mapping[str, str] | None = None) -> Path | None:
     """The configuration file that holds when no option names one; ``None`` if there is none."""
     named = (os.environ if environ is None else environ).get(CONFIG_VARIABLE)

@@ -9,6 +9,7 @@
     │   ├── Unauthenticated     nobody knows who asks: an API key is missing, wrong or has ended
     │   ├── Forbidden           who asks may not: names the scope that is missing
     │   ├── NotFound            no run, approval, agent or pool of that name
+    │   ├── BudgetExceeded      no account can carry what was asked for
     │   ├── Conflict            the request contradicts what is already decided
     │   ├── Forgotten           the content that was asked for was given up
     │   └── KeysRefused         the configured keys do not open this state
@@ -99,6 +100,10 @@ class Forbidden(UserError):
 
 class NotFound(UserError):
     """Nothing of that name."""
+
+
+class BudgetExceeded(UserError):
+    """No account can carry what was asked for; names the account."""
 
 
 class Conflict(UserError):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)]
 RunId = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+Priority = Literal["interactive", "normal", "batch"]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
 
 
@@ -25,6 +26,8 @@ class Submission(Body):
     input: dict[str, Any] = {}
     budget_usd: Usd | None = None
     deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+    priority: Priority | None = None
+    """Who goes first for workers; by default as the configuration has it for the agent or the team."""
 
     @model_validator(mode="after")
     def _one_graph(self) -> Submission:
@@ -61,6 +64,8 @@ class ForkRequest(Body):
     agent: Name | None = None
     budget_usd: Usd | None = None
     deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+    priority: Priority | None = None
+    """By default that of the run that is forked."""
 
 
 class Resumption(Body):

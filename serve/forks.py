@@ -38,10 +38,13 @@ class Terms(NamedTuple):
     agent: str | None = None
     budget_nanousd: int | None = None
     deadline_s: float | None = None
+    priority: int = -1
+    """Index into ``core.plan.CLASSES``; -1: its parent's."""
 
     async def digests(self, backend: Backend, asked: list[Any]) -> Digests:
         """By which a repeat under the key is told from another request."""
         told = [*asked, self.agent, self.budget_nanousd, self.deadline_s]
+        told += [self.priority] if self.priority >= 0 else []
         return await backend.sealing.digests(told) if self.idempotency_key else NO_DIGESTS
 
     @property
@@ -154,6 +157,7 @@ async def _begun(
         traceparent=terms.traceparent,
         key=key,
         plain_digest=digests.plain,
+        priority=view.priority if terms.priority < 0 else terms.priority,
     )
     return await backend.begun(command)
 

@@ -43,6 +43,8 @@ STATUS = {
     "invalid": 422,
     "overloaded": 429,
     "unavailable": 503,
+    "maintenance": 503,
+    "budget_exceeded": 402,
 }
 
 

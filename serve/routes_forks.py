@@ -15,7 +15,7 @@ from serve import forks, shapes
 from serve.bodies import ForkRequest, Resumption
 from serve.forks import Terms
 from serve.problems import invalid
-from serve.routes_runs import NANO, Key, Trace, answer, backend_of, begun
+from serve.routes_runs import NANO, Key, Trace, answer, backend_of, begun, class_of
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -37,6 +37,7 @@ async def fork(
         body.agent,
         nanousd(body.budget_usd),
         body.deadline_s,
+        priority=class_of(body.priority),
     )
     return begun(await forks.fork(backend_of(request), run_id, body, terms))
 

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from hive_ray.control.queries import GetAgent, ListRuns, WatchRun
 from hive_ray.control.views import AgentView, RunLine, RunView
 from hive_ray.core.commands import Cancel, Complete, Forget, Pause, Signal, Submit
+from hive_ray.core.plan import CLASSES
 from hive_ray.core.run import RunStatus
 from hive_ray.errors import Forgotten, Unavailable
 from hive_ray.graph.compiled import CompiledGraph
@@ -66,7 +67,7 @@ async def submission(
 ) -> Submit:
     """The command of one submission, its graph accepted and its large values written."""
     check_size(body.input, backend.settings.limits.max_input_bytes, "body.input")
-    graph = await _graph_of(backend, body)
+    graph = await graph_of(backend, body)
     run_id = new_run_id()
     key = await backend.sealing.run_key()
     digests = await _digests(backend, body, graph) if idempotency_key else NO_DIGESTS
@@ -84,10 +85,16 @@ async def submission(
         traceparent=traceparent,
         key=key,
         plain_digest=digests.plain,
+        priority=class_of(body.priority),
     )
 
 
-async def _graph_of(backend: Backend, body: Submission) -> CompiledGraph:
+def class_of(priority: str | None) -> int:
+    """A priority class as commands carry it; -1: as the plan has it."""
+    return -1 if priority is None else CLASSES.index(priority)
+
+
+async def graph_of(backend: Backend, body: Submission) -> CompiledGraph:
     if body.graph is not None:
         return await backend.acceptance.accept(body.graph)
     version = body.graph_version
@@ -106,6 +113,8 @@ async def _digests(backend: Backend, body: Submission, graph: CompiledGraph) -> 
     """An agent's name counts, not what it stands for: it may be given a new graph between two tries."""
     named = body.graph is None and body.graph_version is None
     told = [body.agent, "" if named else graph.version, body.input, body.budget_usd, body.deadline_s]
+    # Only if it is given: keys that were used before there were priorities stay good.
+    told += [body.priority] if body.priority is not None else []
     return await backend.sealing.digests(told)
 
 

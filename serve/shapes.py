@@ -14,6 +14,7 @@ from hive_ray.control.views import AgentView, RunLine, RunView, StepView, WaitVi
 from hive_ray.core import events as ev
 from hive_ray.core.events import Origin
 from hive_ray.core.messages import ERASED, StepContent, Usage
+from hive_ray.core.plan import CLASSES
 from hive_ray.core.values import Value, decode
 from hive_ray.observe.redaction import redact_text
 from hive_ray.state.records import Recorded
@@ -64,6 +65,7 @@ def run(view: RunView) -> dict[str, Json]:
         "submitted_at": iso(view.submitted_us),
         "finished_at": iso(view.finished_us),
         "deadline_at": iso(view.deadline_us),
+        "priority": CLASSES[view.priority],
         "budget_usd": usd(view.budget_nanousd) if view.budget_nanousd >= 0 else None,
         "cost_usd": usd(view.spent_nanousd),
         "reserved_usd": usd(view.reserved_nanousd),
@@ -205,8 +207,8 @@ def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
 def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
     if key == "kind":
         return {"step_kind" if isinstance(fact, ev.StepQueued) else "failure_kind": item}
-    if key == "edge_ids":
-        return {"edges": item}
+    if key in ("priority", "edge_ids"):
+        return {key: CLASSES[item]} if key == "priority" else {"edges": item}
     if key.endswith("_nanousd"):
         # A budget below 0 is none; a correction below 0 gives back.
         none = key == "budget_nanousd" and item < 0

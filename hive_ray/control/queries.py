@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from hive_ray.control import views
+from hive_ray.control import budget_views, views
+from hive_ray.control.budget_views import BudgetQuery
 from hive_ray.control.standing import standing
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
@@ -292,6 +293,7 @@ QUERIES = (
     GetMemory,
     ListMemory,
     ListKeys,
+    *budget_views.QUERIES,
 )
 Query = (
     GetRun
@@ -304,6 +306,7 @@ Query = (
     | GetMemory
     | ListMemory
     | ListKeys
+    | BudgetQuery
 )
 Request = Command | Query | WatchRun | WhoAmI
 

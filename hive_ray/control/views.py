@@ -98,6 +98,8 @@ class RunView(msgspec.Struct, frozen=True):
     forgotten: bool = False
     principal: str = ""
     """Who submitted it."""
+    priority: int = 1
+    """Index into ``core.plan.CLASSES``."""
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -260,6 +262,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         run.key,
         run.forgotten,
         run.principal,
+        run.priority,
     )
 
 

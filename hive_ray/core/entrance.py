@@ -33,6 +33,20 @@ class Entrance:
     def __contains__(self, run_id: object) -> bool:
         return run_id in self._places
 
+    def under_way(self) -> dict[str, int]:
+        """Runs under way by team and agent."""
+        return {scope: len(runs) for scope, runs in self._under_way.items()}
+
+    def waiting(self) -> dict[str, dict[str, int]]:
+        """Runs that wait to begin, by team and agent, and there by priority class."""
+        found: dict[str, dict[str, int]] = {}
+        for name, lines in zip(CLASSES, self._waiting, strict=True):
+            for line, runs in lines.items():
+                for scope in scopes_of(*line):
+                    told = found.setdefault(scope, {})
+                    told[name] = told.get(name, 0) + len(runs)
+        return found
+
     def keeping(self, force: InForce, team: str, agent: str) -> str:
         """The team or agent that has as many runs under way as it may; empty: another one may begin."""
         for scope in scopes_of(team, agent):

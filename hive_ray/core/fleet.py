@@ -7,7 +7,6 @@ index from the runs alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 import msgspec
 
@@ -17,7 +16,7 @@ from hive_ray.core.accounts import Accounts
 from hive_ray.core.breakers import Breaker, Mode
 from hive_ray.core.messages import StepContent
 from hive_ray.core.parked import Parked
-from hive_ray.core.plan import Changes, ControlPlan, decode_plan
+from hive_ray.core.plan import Change, Changes, ControlPlan, decode_plan
 from hive_ray.core.queues import Queue, StepRef
 from hive_ray.core.run import Run, Step, StepStatus
 
@@ -82,6 +81,8 @@ class Fleet(msgspec.Struct):
     accounts: Accounts = msgspec.field(default_factory=Accounts)
     plan: ControlPlan = ControlPlan()
     plan_digest: str = ""
+    plan_change: Change = Change("", 0)
+    """Who applied the plan, and when."""
     changes: Changes = msgspec.field(default_factory=Changes)
     """What people changed since the plan was applied."""
     stopped: dict[str, str] = {}
@@ -127,12 +128,15 @@ def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent, at_us: 
     match event:
         case ev.PlanApplied():
             _apply_plan(fleet, decode_plan(content.state), event.digest)
+            fleet.plan_change = Change(event.principal, at_us)
         case ev.BudgetChanged():
-            _change(fleet.changes.accounts, event.account, event.plan)
+            who = Change(event.principal, at_us)
+            _change(fleet.changes, "accounts", event.account, event.plan, who)
         case ev.RateChanged():
-            _change(fleet.changes.rates, event.name, event.plan)
+            _change(fleet.changes, "rates", event.name, event.plan, Change(event.principal, at_us))
         case ev.RunsLimitChanged():
-            _change(fleet.changes.runs, event.name, event.runs if event.runs >= 0 else None)
+            runs = event.runs if event.runs >= 0 else None
+            _change(fleet.changes, "runs", event.name, runs, Change(event.principal, at_us))
         case ev.BudgetWarned():
             fleet.accounts.get(event.account).warned = True
         case ev.SpendingStopped():
@@ -167,25 +171,25 @@ def _evolve_breakers(fleet: Fleet, event: ev.Event, at_us: int) -> None:
             raise KeyError(f"{type(event).__name__} is not an event of the fleet")
 
 
-Plan = TypeVar("Plan")
-
-
-def _change(changes: dict[str, Plan], name: str, plan: Plan | None) -> None:
+def _change(changes: Changes, field: str, name: str, plan: object | None, who: Change) -> None:
+    made: dict[str, object] = getattr(changes, field)
     if plan is None:
-        changes.pop(name, None)
+        _undo(changes, field, name)
     else:
-        changes[name] = plan
+        made[name] = plan
+        changes.by[f"{field}:{name}"] = who
+
+
+def _undo(changes: Changes, field: str, name: str) -> None:
+    getattr(changes, field).pop(name, None)
+    changes.by.pop(f"{field}:{name}", None)
 
 
 def _apply_plan(fleet: Fleet, plan: ControlPlan, digest: str) -> None:
     """What people changed stays, but for what the new plan says otherwise than the old one did."""
-    old = fleet.plan
-    for name in _differing(old.accounts, plan.accounts):
-        fleet.changes.accounts.pop(name, None)
-    for name in _differing(old.rates, plan.rates):
-        fleet.changes.rates.pop(name, None)
-    for name in _differing(old.runs, plan.runs):
-        fleet.changes.runs.pop(name, None)
+    for field in ("accounts", "rates", "runs"):
+        for name in _differing(getattr(fleet.plan, field), getattr(plan, field)):
+            _undo(fleet.changes, field, name)
     fleet.plan, fleet.plan_digest = plan, digest
     take_weights(fleet)
 
@@ -354,6 +358,7 @@ def encode_fleet(fleet: Fleet) -> bytes:
             accounts=fleet.accounts.facts(),
             plan=fleet.plan,
             plan_digest=fleet.plan_digest,
+            plan_change=fleet.plan_change,
             changes=fleet.changes,
             stopped=fleet.stopped,
             maintenance=fleet.maintenance,

@@ -85,12 +85,21 @@ class ControlPlan(msgspec.Struct, frozen=True):
         return bool(self.accounts or self.rates or self.runs or self.policies)
 
 
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """Who changed something, and when."""
+
+    principal: str
+    at_us: int
+
+
 class Changes(msgspec.Struct):
     """What people changed since the plan was applied, by name."""
 
     accounts: dict[str, AccountPlan] = {}
     rates: dict[str, RatePlan] = {}
     runs: dict[str, int] = {}
+    by: dict[str, Change] = {}
+    """Who it was, by field and name: ``accounts:team/acme``."""
 
 
 encode_plan = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -119,6 +128,17 @@ class InForce:
         self.limits_rates = bool(plan.rates or changes.rates)
         self.limits_runs = bool(plan.runs or changes.runs)
         self.policies = Policies(plan.policies)
+
+    def changed(self, field: str, name: str) -> Change | None:
+        """Who changed what holds for a name, itself or by a pattern; None: the plan says so."""
+        made: dict[str, object] = getattr(self._changes, field)
+        said: dict[str, object] = getattr(self.plan, field)
+        for pattern in patterns(name):
+            if pattern in made:
+                return self._changes.by.get(f"{field}:{pattern}", Change("", 0))
+            if pattern in said:
+                return None
+        return None
 
     def account(self, name: str) -> AccountPlan | None:
         """The limits of an account; None: it has none."""

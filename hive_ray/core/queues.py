@@ -190,6 +190,10 @@ class Queue:
         """What steps wait for."""
         return list(self._aside)
 
+    def awaiting(self) -> dict[str, int]:
+        """How many steps wait for what."""
+        return {resource: len(entries) for resource, entries in self._aside.items()}
+
     def waiting_for(self, resource: str, most: int) -> list[StepRef]:
         return [ref for ref, _, _ in islice(self._aside.get(resource, ()), most)]
 
