@@ -9,21 +9,9 @@ from typing import Any, NamedTuple, cast
 from pydantic import BaseModel
 
 from hive_ray.config import SecretRef, Settings
+from hive_ray.control.planning import LIVE
 from hive_ray.core.plan import Changes, ControlPlan
 
-LIVE = (
-    "budgets",
-    "rates",
-    "parallel_runs",
-    "shares",
-    "pools.*.usd_per_hour",
-    "pools.*.requests_per_minute",
-    "pools.*.tokens_per_minute",
-    "models.*.usd_per_hour",
-    "models.*.requests_per_minute",
-    "models.*.tokens_per_minute",
-)
-"""Keys that ``control.planning`` puts into the plan; ``*`` stands for any name."""
 _OF_A_START = ("auth.door_secret",)
 """Keys that `up` sets for each start."""
 
