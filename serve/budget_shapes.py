@@ -77,7 +77,8 @@ def rate(view: RateView) -> dict[str, Json]:
 
 def pool(view: PoolView, settings: PoolSettings) -> dict[str, Json]:
     """A pool: who works, who waits and for what, and its limits."""
-    budget, rates = account(view.account), rate(view.rate)
+    budget = account(view.account) if view.account is not None else None
+    rates = rate(view.rate)
     return {
         "pool": view.name,
         "kind": settings.kind,
@@ -94,9 +95,9 @@ def pool(view: PoolView, settings: PoolSettings) -> dict[str, Json]:
         "requests_per_minute": rates["requests_per_minute"],
         "tokens_per_minute": rates["tokens_per_minute"],
         "rates_changed_by": rates["changed_by"],
-        "usd_per_hour": budget["limit_usd"],
+        "usd_per_hour": budget["limit_usd"] if budget is not None else None,
         "budget": budget,
-        "stopped_by": budget["stopped_by"],
+        "stopped_by": budget["stopped_by"] if budget is not None else None,
     }
 
 

@@ -10,13 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from hive_ray.control.budget_views import (
     AccountView,
     GetAccount,
-    GetPlan,
+    GetMaintenance,
     GetRate,
     ListParallelRuns,
     ListPools,
     ListRates,
     Page,
-    PlanView,
     PoolView,
     RateView,
     RunsView,
@@ -29,6 +28,7 @@ from serve import budget_shapes
 from serve.backend import Backend
 from serve.bodies import Reason
 from serve.budget_bodies import PoolLimits, RateLimits, RunsLimit
+from serve.caller import sees_totals
 from serve.names import check_pool, check_rated, check_running
 from serve.routes_runs import NANO, answer, backend_of
 
@@ -180,14 +180,12 @@ async def end_maintenance(request: Request) -> Response:
 
 
 async def _maintenance(backend: Backend) -> Response:
-    view: PlanView = await backend.read(GetPlan(), PlanView)
-    said = await backend.standing()
-    body = {
-        "on": bool(view.maintenance),
-        "by": view.maintenance or None,
-        "live_runs": said.get("live_runs", 0),
-        "queued_steps": sum(said.get("queued", {}).values()),
-    }
+    by: str = await backend.read(GetMaintenance(), str)
+    body: dict[str, object] = {"on": bool(by), "by": by or None}
+    if sees_totals():
+        said = await backend.standing()
+        body["live_runs"] = said.get("live_runs", 0)
+        body["queued_steps"] = sum(said.get("queued", {}).values())
     return answer(body)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from hive_ray.control import budget_views as b
 from hive_ray.control import queries as q
 from hive_ray.core import commands as c
 from hive_ray.core.commands import Refused
@@ -39,7 +40,8 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     c.ChangeBudget: (ADMIN,),
     c.ChangeRate: (ADMIN,),
     c.ChangeRunsLimit: (ADMIN,),
-    c.StopSpending: (ADMIN,),
+    # Whoever operates a team may stop what it spends; to let it go on is an admin's.
+    c.StopSpending: (OPERATE,),
     c.AllowSpending: (ADMIN,),
     c.Maintain: (ADMIN,),
     c.ForceBreaker: (ADMIN,),
@@ -58,12 +60,22 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     q.GetMemory: (READ,),
     q.ListMemory: (READ,),
     q.ListKeys: (ADMIN,),
+    b.GetAccount: (READ, OPERATE),
+    b.ListAccounts: (READ, OPERATE),
+    b.ListRates: (READ, OPERATE),
+    b.GetRate: (READ, OPERATE),
+    b.ListPools: (READ, OPERATE),
+    b.ListParallelRuns: (READ, OPERATE),
+    b.GetMaintenance: ANY,
+    b.GetPlan: (ADMIN,),
     q.WhoAmI: (),
 }
 """No scope: any caller who is known. Changing what was charged is for admins: it could pass a budget by."""
 
 _LISTS = (q.ListRuns, q.ListApprovals)
 """What an admin may ask about all teams at once."""
+_OF_ALL = (b.ListAccounts, b.ListPools, b.ListParallelRuns)
+"""What shows an admin all teams, and anybody else its own."""
 _OF_ANOTHER = (c.CreateKey, c.Fork)
 """What an admin may do for a team that it names: a fork stays its parent's team's."""
 _OWNED = (c.PutMemory, c.DeleteMemory, q.GetMemory, q.ListMemory)
@@ -92,6 +104,8 @@ def owned(principal: Principal, request: Any) -> Any:
     """
     fields = type(request).__struct_fields__
     changes: dict[str, Any] = {}
+    if isinstance(request, _OF_ALL):
+        return msgspec.structs.replace(request, team="" if principal.is_admin else principal.team)
     if "team" in fields and not (principal.is_admin and isinstance(request, _OF_ANOTHER) and request.team):
         changes["team"] = principal.team
     if principal.team == EVERY_TEAM:
@@ -118,9 +132,23 @@ def hidden(principal: Principal, request: Any, engine: Engine) -> Refused | None
         team = _team_of(engine, run)
         if team is not None and team != principal.team:
             return Refused("not_found", f"no run {run}")
+    account = _account(request)
+    if account and b.team_of(account) != principal.team:
+        return Refused("not_found", f"no account {account} of team {principal.team}")
     if _is_shared(request) and not _owns(principal, request.scope, request.owner):
         return Refused("not_found", f"no {request.scope} {request.owner.rpartition('/')[2]}")
     return None
+
+
+def _account(request: Any) -> str:
+    """The account that a request names, if others than admins may name one."""
+    match request:
+        case b.GetAccount():
+            return request.name
+        case c.StopSpending():
+            return request.scope
+        case _:
+            return ""
 
 
 def _runs(request: Any) -> list[str]:

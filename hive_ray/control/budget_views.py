@@ -52,7 +52,8 @@ class PoolView(msgspec.Struct, frozen=True):
     awaiting: dict[str, int]
     """Steps that wait for something else, by what it is."""
     rate: RateView
-    account: AccountView
+    account: AccountView | None
+    """None: what it spends is the sum of all teams, and not for one to see."""
 
 
 class RunsView(msgspec.Struct, frozen=True):
@@ -135,7 +136,7 @@ class GetRate(msgspec.Struct, frozen=True, tag=True):
 class ListPools(msgspec.Struct, frozen=True, tag=True):
     """Pools that have workers, steps or limits, and those that are named. ``at_us``: as in ``GetAccount``.
 
-    ``team``: of other teams only the number of their steps is told, under the name ``others``.
+    ``team``: of other teams only the number of their steps is told, under the name ``others``; empty: all.
     """
 
     at_us: int
@@ -158,7 +159,7 @@ class ListPools(msgspec.Struct, frozen=True, tag=True):
             tuple(self._ready(queue.lengths())) if queue is not None else (),
             self._awaiting(queue.awaiting()) if queue is not None else {},
             rate_view(engine, f"pool/{name}"),
-            account_view(engine, f"pool/{name}", self.at_us),
+            None if self.team else account_view(engine, f"pool/{name}", self.at_us),
         )
 
     def _ready(self, lengths: dict[tuple[str, str], int]) -> Iterator[tuple[str, str, int]]:
@@ -201,6 +202,13 @@ class ListParallelRuns(msgspec.Struct, frozen=True, tag=True):
             for name in self.page.of(names)
         ]
         return Answer(found)
+
+
+class GetMaintenance(msgspec.Struct, frozen=True, tag=True):
+    """Who has set it up to admit nothing new; empty: nobody."""
+
+    def look(self, engine: Engine) -> Answer:
+        return Answer(engine.fleet.maintenance)
 
 
 class GetPlan(msgspec.Struct, frozen=True, tag=True):
@@ -263,6 +271,9 @@ QUERIES = (
     GetRate,
     ListPools,
     ListParallelRuns,
+    GetMaintenance,
     GetPlan,
 )
-BudgetQuery = GetAccount | ListAccounts | ListRates | GetRate | ListPools | ListParallelRuns | GetPlan
+BudgetQuery = (
+    GetAccount | ListAccounts | ListRates | GetRate | ListPools | ListParallelRuns | GetMaintenance | GetPlan
+)

@@ -8,6 +8,7 @@ import pytest
 
 from hive_ray.config import Settings
 from hive_ray.control import buckets
+from hive_ray.control import budget_views as b
 from hive_ray.control import queries as q
 from hive_ray.control.access import NEEDS
 from hive_ray.control.door import Door, Entered, Refusals
@@ -222,3 +223,31 @@ def test_the_installation_itself_needs_no_key():
     found = entered(door(required=True).enter(Asked(INSTALLATION, q.ListKeys()), {}, NOW))
 
     assert found.principal == OPERATOR
+
+
+def test_who_operates_a_team_may_stop_its_spending_and_nobody_elses():
+    """And may not raise a limit, nor let go on what was stopped."""
+    known = keys(key("k", "read", "operate"))
+    engine = Engine(Facts(), buckets.take)
+
+    def told(request: q.Request) -> Entered | Refused:
+        return door().enter(Asked(by("k"), request), known, NOW)
+
+    own = entered(told(c.StopSpending("agent/acme/bot")))
+    other, pool = (entered(told(c.StopSpending(name))) for name in ("team/other", "pool/llm"))
+    assert door().let(own, engine, NOW) is None
+    for foreign in (other, pool, entered(told(b.GetAccount("team/other", 1)))):
+        assert "of team acme" in turned_away(door().let(foreign, engine, NOW), "not_found")
+    for raising in (c.AllowSpending("team/acme"), c.ChangeBudget("team/acme", None), c.Maintain(True)):
+        turned_away(told(raising), "forbidden")
+
+
+def test_lists_of_budgets_show_an_admin_all_teams_and_others_their_own():
+    """Whatever team they name."""
+    known = keys(key("k", "read"), key("boss", "admin"))
+    asked = b.ListAccounts(1, "other")
+
+    own = entered(door().enter(Asked(by("k"), asked), known, NOW))
+    every = entered(door().enter(Asked(by("boss"), asked), known, NOW))
+
+    assert (own.request.team, every.request.team) == ("acme", "")
