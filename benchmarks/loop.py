@@ -9,6 +9,7 @@ from typing import Any
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import recover
+from hive_ray.control.sending import Send
 from hive_ray.control.shell import Clock, End, Limits, Reply, Write
 from hive_ray.core.commands import Submit
 from hive_ray.core.messages import AttachRequest, ExchangeRequest, Lease, Outcome, StepContent, WorkerInfo
@@ -83,6 +84,8 @@ class Loop:
                         self.shell.written(write_pending(self.store, pending), clock())
                     case Io():
                         self.shell.io_ended(action, attempt(action), clock())
+                    case Send():
+                        raise AssertionError("nobody is to be told of a benchmark")
                     case End(reason):
                         raise reason
             self.shell.flush(clock())

@@ -44,6 +44,7 @@ from hive_ray.config_budgets import (
     Usd,
 )
 from hive_ray.config_faults import faults_of
+from hive_ray.config_hooks import HooksSettings
 from hive_ray.config_policies import PoliciesSettings, named, with_files
 from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
@@ -421,6 +422,7 @@ class Settings(Section):
     shares: SharesSettings = SharesSettings()
     policies: PoliciesSettings = PoliciesSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
+    hooks: HooksSettings = HooksSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     observe: ObserveSettings = ObserveSettings()

@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 import ray
 from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
-from hive_ray.config import LimitsSettings, Settings
+from hive_ray.config import LimitsSettings, Settings, resolve
 from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
 from hive_ray.control.door import Door, Entered, Refusals
@@ -28,8 +29,10 @@ from hive_ray.control.io import Broke, Done, Io, attempt
 from hive_ray.control.planning import apply_plan
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
+from hive_ray.control.sending import AT_ONCE, Send
 from hive_ray.control.shell import Clock, End, Reply, Shell, Write
 from hive_ray.control.views import Answer
+from hive_ray.control.webhooks import Webhooks
 from hive_ray.core import features
 from hive_ray.core.artifacts import ArtifactBounds
 from hive_ray.core.commands import Command, Fork, Refused, Register, Submit
@@ -37,6 +40,7 @@ from hive_ray.core.engine import Engine
 from hive_ray.core.keys import STATE_KEY, is_run_key
 from hive_ray.core.longterm import Bounds
 from hive_ray.core.messages import decode_attach, decode_exchange, encode
+from hive_ray.core.outbox import Sent
 from hive_ray.errors import ConfigError, Corrupt, Fenced, KeysRefused, StateRefused, StoreError, Unavailable
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.observe.logging import configure
@@ -94,6 +98,8 @@ class ControllerImpl:
             self._codec = content_codec(self._settings, self._keyring)
             self._blobs = open_blobs(self._settings, self._store, self._keyring)
             self._door = Door(self._settings)
+            self._webhooks = Webhooks(self._settings.hooks, resolve)
+            self._senders = ThreadPoolExecutor(AT_ONCE, "webhooks")
             self._spawn(self._recover())
 
     async def _recover(self) -> None:
@@ -237,6 +243,8 @@ class ControllerImpl:
                         self._write(shell, action)
                     case Io():
                         self._do_apart(shell, action)
+                    case Send():
+                        self._send_apart(shell, action)
                     case End(reason):
                         self._end(reason)
 
@@ -270,6 +278,17 @@ class ControllerImpl:
         def ended(done: asyncio.Future[Done | Broke]) -> None:
             if self._shell is shell:
                 shell.io_ended(io, done.result(), clock())
+                self._flush_soon()
+
+        future.add_done_callback(ended)
+
+    def _send_apart(self, shell: Shell, send: Send) -> None:
+        """On threads of their own: a receiver that hangs must not hold the store up."""
+        future = self._loop.run_in_executor(self._senders, self._webhooks.post, send)
+
+        def ended(done: asyncio.Future[Sent]) -> None:
+            if self._shell is shell and not done.cancelled():
+                shell.sent(send.notification, done.result(), clock())
                 self._flush_soon()
 
         future.add_done_callback(ended)

@@ -44,6 +44,7 @@ def limits_of(settings: Settings) -> Limits:
         term_us=int(settings.lease.term_s * 1e6),
         heartbeat_us=int(settings.lease.heartbeat_s * 1e6),
         erase_us=int(settings.keys.erase_within_s * 1e6),
+        public_url=settings.hooks.public_url,
         queue_limits={name: pool.queue_limit for name, pool in settings.pools.items()},
     )
 

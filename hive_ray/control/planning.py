@@ -9,8 +9,10 @@ from hive_ray.config import Settings
 from hive_ray.config_approvals import ApprovalsSettings
 from hive_ray.config_breakers import BreakerSettings
 from hive_ray.config_budgets import BudgetSettings
+from hive_ray.config_hooks import HooksSettings
 from hive_ray.core.breakers import BreakerPlan
 from hive_ray.core.commands import ApplyPlan
+from hive_ray.core.hooks import HookPlan, HooksPlan
 from hive_ray.core.plan import CLASSES, AccountPlan, ControlPlan, RatePlan, encode_plan
 from hive_ray.graph.asking import ApprovalsPlan, Asked, AskPlan, Final, chain_of
 from hive_ray.graph.rules import plan_rules
@@ -43,6 +45,7 @@ def plan_of(settings: Settings) -> ControlPlan:
         longest_wait_us=round(settings.retries.longest_wait_s * 1e6),
         approvals=approvals,
         policies=plan_rules(settings.policies.rules, _kinds_of_pools(settings), approvals.asks),
+        hooks=_hooks(settings.hooks),
     )
 
 
@@ -63,6 +66,12 @@ def _approvals(settings: ApprovalsSettings) -> ApprovalsPlan:
         [Asked(step.owner, round(step.after_s * 1e6)) for step in settings.escalate],
     )
     return ApprovalsPlan(AskPlan(chain, Final(settings.final), settings.four_eyes), settings.single_user)
+
+
+def _hooks(settings: HooksSettings) -> HooksPlan:
+    """Secrets stay with whoever sends."""
+    to = tuple(HookPlan(hook.name, hook.url, hook.events, hook.teams) for hook in settings.to)
+    return HooksPlan(to, settings.attempts, round(settings.first_retry_s * 1e6))
 
 
 def _account(settings: BudgetSettings) -> AccountPlan:

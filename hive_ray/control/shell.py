@@ -25,6 +25,7 @@ from hive_ray.control.keeping import Keeper
 from hive_ray.control.parking import Parking, targets
 from hive_ray.control.queries import ListRuns, WatchRun
 from hive_ray.control.sealing import NEVER_US
+from hive_ray.control.sending import Send, Sender
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
@@ -48,6 +49,7 @@ from hive_ray.core.messages import (
     decode_outcome_content,
     encode,
 )
+from hive_ray.core.outbox import Sent
 from hive_ray.core.parked import due_us
 from hive_ray.core.plan import decode_plan
 from hive_ray.core.run import TERMINAL, Run, StepStatus, note_segment
@@ -83,6 +85,8 @@ class Limits(msgspec.Struct, frozen=True):
     heartbeat_us: int = 5_000_000
     erase_us: int = 60_000_000
     """A conversation's key is erased at latest so long after the end of its run."""
+    public_url: str = ""
+    """With which links in notifications begin."""
 
     @property
     def wait_us(self) -> int:
@@ -118,7 +122,7 @@ class End(NamedTuple):
     reason: Fenced
 
 
-Action = Reply | Write | Io | End
+Action = Reply | Write | Io | Send | End
 
 
 Let = Callable[[Engine], Refused | None]
@@ -154,6 +158,8 @@ class Counters(msgspec.Struct):
     late_outcomes: int = 0
     reservations_exceeded: int = 0
     claims_disbelieved: int = 0
+    notifications_delivered: int = 0
+    notifications_failed: int = 0
 
 
 class Shell:
@@ -168,6 +174,7 @@ class Shell:
     """
 
     _sweep_again_us: int = 0
+    _beat_again_us: int = 0
     _plan: ApplyPlan | None = None
     """What the configuration says about control, while the state cannot keep it."""
     erase_by_us: int = NEVER_US
@@ -214,7 +221,7 @@ class Shell:
         self._parking = parking
         self._withheld = Withheld()
         self._keeper = keeper
-        self._beat_again_us = 0
+        self._sender = Sender(limits.public_url)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -244,6 +251,7 @@ class Shell:
                 self.note_erasure(self.engine.runs[name])
         for name in self.engine.fleet.workers:
             self._attach_by_us[name] = clock.mono_us + self.limits.attach_grace_us
+        self._sender.begin(self)
 
     def _apply_plan(self, now: Moment) -> None:
         """What the configuration says about control holds from here on, once the state can keep it."""
@@ -268,6 +276,9 @@ class Shell:
         self.dirty[event.run] = None
 
     def _key_of(self, event: ev.Event) -> bytes:
+        if isinstance(event, ev.NotificationQueued) and event.about:
+            # The address came with the run, and is forgotten with it.
+            return self.engine.runs[event.about].key
         if event.run:
             return self.engine.runs[event.run].key
         return sealing.fleet_key(self.engine.fleet.feature_level)
@@ -620,6 +631,7 @@ class Shell:
         for name in [name for name, due in self._attach_by_us.items() if due <= clock.mono_us]:
             self.lose_worker(name, "it did not attach again within the grace time", clock)
         self._keep_state()
+        self._sender.advance(self)
         self._beat(clock)
 
     def _fire(self, run_id: str) -> None:
@@ -732,6 +744,23 @@ class Shell:
         self._at(clock)
         io.then(ended)
 
+    # --- telling others ----------------------------------------------------------------------------
+
+    def send(self, send: Send) -> None:
+        """Have a notification delivered."""
+        self._actions.append(send)
+
+    def note_notification(self, event: ev.NotificationQueued) -> None:
+        self._sender.queued(self.engine.seq, event.notification)
+
+    def sent(self, notification: str, result: Sent, clock: Clock) -> None:
+        """An attempt to deliver a notification is over."""
+        now = self._at(clock)
+        self.engine.sent(notification, result, now)
+        self._rows.cut()
+        self._sender.ended(self, notification)
+        self._sender.advance(self)
+
     # --- committing ------------------------------------------------------------------------------
 
     def flush(self, clock: Clock) -> None:
@@ -809,6 +838,7 @@ class Shell:
             for call in self._watchers.take(run_id, ended):
                 self._hold(call, views.run_answer(self.engine, run_id))
         self._release()
+        self._sender.advance(self)
 
     def _hold(self, call: int, payload: Any) -> None:
         self._held.append(Held(self.engine.seq, Reply(call, payload)))
@@ -931,6 +961,20 @@ def _run_cancelled(shell: Shell, event: ev.RunCancelled) -> None:
     shell.stop_orphans(event)
 
 
+def _queued(shell: Shell, event: ev.NotificationQueued) -> None:
+    shell.note_notification(event)
+
+
+def _delivered(shell: Shell, event: ev.NotificationDelivered) -> None:
+    shell.counters.notifications_delivered += 1
+
+
+def _given_up(shell: Shell, event: ev.NotificationFailed) -> None:
+    shell.counters.notifications_failed += 1
+    facts = {"notification": event.notification, "attempts": event.attempt}
+    log.warning("a notification was given up: %s", event.error, extra=facts)
+
+
 def _forgotten(shell: Shell, event: ev.RunForgotten) -> None:
     shell.note_erasure(shell.engine.runs[event.run])
 
@@ -951,4 +995,7 @@ _NOTES: dict[type[ev.Event], Callable[[Shell, Any], None]] = {
     ev.RunFailed: _run_failed,
     ev.RunCancelled: _run_cancelled,
     ev.RunForgotten: _forgotten,
+    ev.NotificationQueued: _queued,
+    ev.NotificationDelivered: _delivered,
+    ev.NotificationFailed: _given_up,
 }

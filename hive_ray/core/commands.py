@@ -45,6 +45,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """The digest as a state of feature level 1 keeps it, for repeats of what was sent before."""
     priority: int = -1
     """Index into ``core.plan.CLASSES``; -1: as the plan has it for its agent or team."""
+    callback: str = ""
+    """Address that is told the end of the run."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

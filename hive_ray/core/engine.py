@@ -23,6 +23,7 @@ from hive_ray.core import (
     keeping,
     lifecycle,
     longterm,
+    outbox,
     people,
     remembering,
     retries,
@@ -144,6 +145,17 @@ class Engine:
             else:
                 self._evolve_shared(event, drafted.decoded, at_us, seq)
             self.sink(seq, drafted)
+            if event.__class__ in outbox.TOLD:
+                self._tell(event, now)
+
+    def _tell(self, event: ev.Event, now: Moment) -> None:
+        """Somebody outside may want to hear of an event: that is decided right behind it."""
+        run = self.runs.get(event.run)
+        hooks = self.force.plan.hooks
+        if not hooks.to and (run is None or not run.callback):
+            return
+        about = outbox.About(run, self.graphs.get(run.graph) if run is not None else None)
+        self.record(outbox.notifications(event, about, hooks, len(self.fleet.outbox.pending), now), now)
 
     def _evolve_shared(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of no run, unless a snapshot already shows it."""
@@ -624,6 +636,14 @@ class Engine:
     def command(self, command: Command, now: Moment) -> Stands | Refused:
         """Decide any command."""
         return _HANDLERS[type(command)](self, command, now)
+
+    # --- what is told outside --------------------------------------------------------------------
+
+    def sent(self, notification: str, result: outbox.Sent, now: Moment) -> None:
+        """An attempt to deliver a notification is over."""
+        item = self.fleet.outbox.pending.get(notification)
+        if item is not None:
+            self.record([outbox.sent(item, result, self.force.plan.hooks, now)], now)
 
     # --- timers ----------------------------------------------------------------------------------
 

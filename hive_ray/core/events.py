@@ -8,6 +8,8 @@ only ever be added at the end, with a default.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from hive_ray.core.holds import Hold
@@ -24,7 +26,10 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunSubmitted(Event, frozen=True, gc=False):
-    """A run was accepted. Content: ``outputs`` is its input, ``facts`` the input's facts."""
+    """A run was accepted.
+
+    Content: ``outputs`` is its input, ``facts`` the input's facts, ``message`` who is told of its end.
+    """
 
     request_id: str
     team: str
@@ -637,6 +642,49 @@ class ApiKeyRevoked(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+# --- what is told outside ------------------------------------------------------------------------
+
+
+class NotificationQueued(Event, frozen=True, gc=False):
+    """Somebody outside is to be told. Content: ``message`` is the address that came with the run."""
+
+    notification: str
+    """Its id, the same at every attempt to deliver it."""
+    kind: str
+    """See ``core.hooks.KINDS``."""
+    hook: str
+    """Name of the receiver in the plan; empty: the run's own."""
+    about: str
+    """The run."""
+    team: str
+    facts: dict[str, Any]
+    """What is told: ids, kinds and numbers."""
+
+
+class NotificationDelayed(Event, frozen=True, gc=False):
+    """An attempt to deliver it failed; there will be another one."""
+
+    notification: str
+    attempt: int
+    due_us: int
+    error: str
+
+
+class NotificationDelivered(Event, frozen=True, gc=False):
+    """Its receiver has taken it."""
+
+    notification: str
+    attempt: int
+
+
+class NotificationFailed(Event, frozen=True, gc=False):
+    """It was given up."""
+
+    notification: str
+    attempt: int
+    error: str
+
+
 # --- long-term memory ----------------------------------------------------------------------------
 
 
@@ -680,6 +728,7 @@ EVENTS: dict[str, type[Event]] = {
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
         BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
+        NotificationQueued, NotificationDelayed, NotificationDelivered, NotificationFailed,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
         ApiKeyCreated, ApiKeyRolled, ApiKeyRevoked,
         PolicyDecided, StepRouted,

@@ -77,6 +77,7 @@ def begin(event: ev.RunSubmitted, content: StepContent, at_us: int) -> Run:
         facts=dict(content.facts),
         key=event.key,
         priority=event.priority,
+        callback=content.message if content is not ERASED else "",
     )
 
 
@@ -605,6 +606,7 @@ def _run_forgotten(run: Run, event: ev.RunForgotten, content: StepContent, at_us
     run.artifacts = []
     run.shelf = None
     run.message = ""
+    run.callback = ""
     if run.status is RunStatus.CANCELLED:
         run.reason = ""
 

@@ -25,6 +25,7 @@ from hive_ray.core.commands import (
     RevokeKey,
     RollKey,
     StopSpending,
+    Submit,
 )
 
 FIRST = 1
@@ -61,6 +62,8 @@ _COMMANDS: dict[type[Command], tuple[int, str]] = {
 
 def refuse(command: Command, present: int) -> Refused | None:
     """The refusal of a command whose events a state of level ``present`` cannot hold."""
+    if isinstance(command, Submit) and command.callback:
+        return needs(CONTROLLED, present, "a callback at the end of a run")
     needed = _COMMANDS.get(type(command))
     return needs(needed[0], present, needed[1]) if needed is not None else None
 

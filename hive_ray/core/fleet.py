@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from hive_ray.core import api_keys
+from hive_ray.core import api_keys, outbox
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import Accounts
 from hive_ray.core.breakers import Breaker, Mode
 from hive_ray.core.messages import StepContent
+from hive_ray.core.outbox import Outbox
 from hive_ray.core.parked import Parked
 from hive_ray.core.plan import Change, Changes, ControlPlan, decode_plan
 from hive_ray.core.queues import Queue, StepRef
@@ -93,6 +94,7 @@ class Fleet(msgspec.Struct):
     """Those that are not closed."""
     api_keys: dict[str, api_keys.ApiKey] = {}
     """By id; those that have ended too."""
+    outbox: Outbox = msgspec.field(default_factory=Outbox)
 
 
 def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> None:
@@ -120,6 +122,8 @@ def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> N
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
         case ev.ApiKeyCreated() | ev.ApiKeyRolled() | ev.ApiKeyRevoked():
             api_keys.evolve(fleet.api_keys, event, at_us)
+        case _ if isinstance(event, outbox.Told):
+            outbox.evolve(fleet.outbox, event, content, at_us)
         case _:
             _evolve_control(fleet, event, content, at_us)
 
@@ -364,6 +368,7 @@ def encode_fleet(fleet: Fleet) -> bytes:
             maintenance=fleet.maintenance,
             breakers=fleet.breakers,
             api_keys=fleet.api_keys,
+            outbox=fleet.outbox,
         )
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Cancel, Forget, Moment, Pause, Refused, Resume, Submit
 from hive_ray.core.events import Draft, draft
@@ -39,7 +41,10 @@ def submit(command: Submit, graph: CompiledGraph, key: bytes, priority: int, now
         key=key,
         priority=priority,
     )
-    return draft(event, command.content)
+    content = command.content
+    if command.callback:
+        content = msgspec.structs.replace(content, message=command.callback)
+    return draft(event, content)
 
 
 def cancel(run: Run, command: Cancel, level: int) -> list[Draft] | Refused:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from hive_ray.core.breakers import BreakerPlan
+from hive_ray.core.hooks import HooksPlan
 from hive_ray.core.policies import Policies
 from hive_ray.graph.asking import ApprovalsPlan
 from hive_ray.graph.policies import RulePlan
@@ -78,6 +79,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Rules about steps, in order."""
     approvals: ApprovalsPlan = ApprovalsPlan()
     """Questions to people."""
+    hooks: HooksPlan = HooksPlan()
+    """Who outside is told of what."""
 
     @property
     def restricts(self) -> bool:

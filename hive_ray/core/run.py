@@ -344,6 +344,8 @@ class Run(msgspec.Struct):
     """By account: what people let this run spend beyond its limit."""
     degraded: int = 0
     """The lowest rung of the degrade ladder that a policy put it on, from 1; 0: none did."""
+    callback: str = ""
+    """Address that is told its end."""
 
     @property
     def terminal(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
@@ -10,6 +10,7 @@ from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import WatchRun
 from hive_ray.control.recovery import recover
 from hive_ray.control.sealing import Sealing
+from hive_ray.control.sending import Send
 from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.commands import Command
@@ -23,6 +24,7 @@ from hive_ray.core.messages import (
     Outcome,
     WorkerInfo,
 )
+from hive_ray.core.outbox import Sent
 from hive_ray.graph.compiled import CompiledGraph, encode_graph
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec, SealingCodec
@@ -46,6 +48,10 @@ class Crash(Exception):
 
 class Driver:
     """One incarnation of the controller over a store."""
+
+    holds_sends: bool = False
+    performed: int = 0
+    _calls: int = 0
 
     def __init__(
         self,
@@ -85,10 +91,11 @@ class Driver:
         self.writes: list[Write] = []
         """Every write that was asked for, in order."""
         self.holds_writes = False
+        self.sends: list[Send] = []
+        """Every attempt to deliver a notification, in order."""
+        self.receiver: Callable[[Send], Sent] = lambda _: Sent()
         self._held: list[Write] = []
-        self._calls = 0
         self._crash_at = crash_at
-        self.performed = 0
 
     def crash_at(self, action: int) -> None:
         """Die before the n-th action from now."""
@@ -126,8 +133,19 @@ class Driver:
                 self._boundary()
                 self.shell.io_ended(action, ended, self.clock)
                 self.shell.flush(self.clock)
+            case Send():
+                self.sends.append(action)
+                if not self.holds_sends:
+                    self.sent(action)
             case End():
                 self.ended = action
+
+    def sent(self, send: Send, result: Sent | None = None) -> None:
+        """An attempt to deliver a notification ends: as its receiver has it, or so."""
+        result = result or self.receiver(send)
+        self._boundary()
+        self.shell.sent(send.notification, result, self.clock)
+        self.shell.flush(self.clock)
 
     def _boundary(self) -> None:
         """Between any two actions the process may end; also between a write and the word of it."""

@@ -14,6 +14,7 @@ from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
+from hive_ray.control.sending import Send
 from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
@@ -21,6 +22,7 @@ from hive_ray.core.commands import Refused, Register, Submit
 from hive_ray.core.events import Draft, Event
 from hive_ray.core.keys import STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeRequest
+from hive_ray.core.outbox import Sent
 from hive_ray.errors import Corrupt, StoreError, Unavailable
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import ContentCodec, PlainCodec, SealingCodec
@@ -255,8 +257,19 @@ class Controller:
                     self._written(shell, self._try_write(pending))
             case Io():
                 self._later(self.world.write_us(), partial(self._do_apart, shell, action))
+            case Send():
+                self._later(self.world.write_us(), partial(self._send_apart, shell, action))
             case End():
                 self.end()
+
+    def _send_apart(self, shell: Shell, send: Send) -> None:
+        """The receiver hears of it, or not; whether it did is not always known here."""
+        chance = self.world.chance.random()
+        if chance < 0.8:
+            self.world.count("heard")
+        shell.sent(send.notification, Sent("no answer" if chance > 0.6 else ""), self._clock())
+        self._check()
+        self._flush_soon()
 
     def end(self) -> None:
         """Fenced: this process ends for good."""
