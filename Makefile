@@ -50,7 +50,7 @@ SEEDS ?= 200
 sim: setup  ## simulated histories: SEEDS=n many (SAVED=file to go on from there), or SEED=n alone
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(SAVED),--saved $(SAVED))
 
-SIM_OMIT := */control/actor.py,*/control/cluster.py,*/control/launch.py,*/control/pools.py,*/control/record.py,*/control/haproxy.py,*/control/reconciliation.py,*/control/inspection.py,*/state/sql.py,*/state/file_store.py,*/state/object_store.py,*/state/vault.py,*/state/key_providers.py,*/state/access.py
+SIM_OMIT := */control/actor.py,*/control/cluster.py,*/control/launch.py,*/control/pools.py,*/control/record.py,*/control/haproxy.py,*/control/reconciliation.py,*/control/inspection.py,*/control/historian.py,*/state/sql.py,*/state/file_store.py,*/state/object_store.py,*/state/vault.py,*/state/key_providers.py,*/state/access.py
 sim-coverage: setup  ## branch coverage of control/ and state/ from simulated histories alone (docs/simulation.md)
 	@mkdir -p build
 	$(BIN)/python -m coverage run --branch --data-file=build/simulation.coverage \

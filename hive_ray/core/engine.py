@@ -181,13 +181,12 @@ class Engine:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
         kind = event.__class__
         run = self.runs.get(event.run)
-        settle = SETTLE.get(kind)
+        settle, before, after = _AROUND[kind]
         root = freed = None
         if settle is not None and run is not None:
             root = self.payer(run) if run.parent else run
             freed = settle(self.fleet.accounts, root, run, event, at_us)
             self.fleet.seq = seq
-        before = indexing.BEFORE.get(kind)
         if before is not None and run is not None:
             before(self.fleet, run, event)
         if run is None or run.parent:
@@ -196,7 +195,6 @@ class Engine:
             # The common case of ``_evolve``, without its calls: this is the hot path.
             evolution.EVOLVE[kind](run, event, content, at_us)
             run.seq = run.told = seq
-        after = indexing.AFTER.get(kind)
         if after is not None:
             after(self.fleet, run, event)
         if root is not None and kind is not ev.StepStarted:
@@ -766,6 +764,11 @@ class Engine:
             self.record(budgets.warnings(spent), now)
 
 
+_AROUND = {
+    kind: (SETTLE.get(kind), indexing.BEFORE.get(kind), indexing.AFTER.get(kind))
+    for kind in ev.EVENTS.values()
+}
+"""What is done with an event besides applying it to its run: one look-up in place of three."""
 MAINTENANCE_RETRY_S = 30.0
 CHANGES_LIMITS = (ev.PlanApplied, ev.BudgetChanged, ev.RateChanged, ev.RunsLimitChanged)
 

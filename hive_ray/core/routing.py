@@ -183,8 +183,7 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
     if serial - run.serial_base > graph.max_steps:
         why = f"the run has made {graph.max_steps} node visits (max_steps); it stops before another"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
-    visits = run.visit_counts.get(node.index, 0) - run.visit_base.get(node.index, 0)
-    if node.max_visits and visits >= node.max_visits:
+    if node.max_visits and _visits(run, node) >= node.max_visits:
         why = f"the node was visited {node.max_visits} times (max_node_visits)"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
     tokens = [token for token in run.tokens if token.target == node.index]
@@ -192,6 +191,11 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
     edge = min([token.edge for token in tokens], default=-1)
     step, name, pool = first_step(node)
     return Draft(ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, path, step, name, pool))
+
+
+def _visits(run: Run, node: NodePlan) -> int:
+    """Visits of a node that count against ``max_node_visits``."""
+    return run.visit_counts.get(node.index, 0) - run.visit_base.get(node.index, 0)
 
 
 def _place(run: Run, tokens: list[Token]) -> tuple[int, tuple[int, ...]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,7 +18,7 @@ from hive_ray.core.keys import (
     page_of,
 )
 from hive_ray.errors import Corrupt, KeyErased, KeysRefused, StoreError
-from hive_ray.state.content import SealingCodec
+from hive_ray.state.content import SealingCodec, next_nonce
 from hive_ray.state.key_pages import PAIRS, open_page, page_folder, read_sealed
 from hive_ray.state.key_supply import KeySupply
 from hive_ray.state.keyring import Keyring
@@ -305,6 +307,22 @@ def test_sealed_content_opens_in_its_place_only(store: Store):
     for at in range(23, len(sealed)):
         with pytest.raises(StoreError):
             codec.open(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :], PLACE)
+
+
+def test_threads_and_forked_processes_never_share_a_nonce():
+    """They are taken from the system many at a time: what a fork copies is thrown away."""
+    with ThreadPoolExecutor(8) as pool:
+        taken = [nonce for batch in pool.map(_nonces, [1_000] * 8) for nonce in batch]
+    next_nonce()
+
+    with multiprocessing.get_context("fork").Pool(1) as forked:
+        taken += forked.apply(_nonces, (300,))
+    taken += _nonces(300)
+    assert len(set(taken)) == len(taken) == 8_600
+
+
+def _nonces(count: int) -> list[bytes]:
+    return [next_nonce() for _ in range(count)]
 
 
 def test_nonces_are_never_repeated(memory: MemoryStore):
