@@ -246,5 +246,11 @@ def _commands(wait: Mapping[str, Any]) -> list[str]:
             return [f"hive-ray resume {run_id}"]
         case "approval":
             return [f"hive-ray approve {approval}", f"hive-ray reject {approval} --comment WHY"]
+        case "fallback":
+            return [
+                f"hive-ray approve {approval} --answer JSON",
+                f"hive-ray resolve {approval} retry",
+                f"hive-ray reject {approval} --comment WHY",
+            ]
         case _:
             return [f"hive-ray resolve {approval} {answer}" for answer in wait["answers"]]

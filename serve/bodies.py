@@ -125,7 +125,7 @@ class Completion(Body):
 class Decision(Body):
     """A person's answer to an approval."""
 
-    decision: Literal["approve", "reject", "edit", "happened", "did_not_happen", "abort", "resume"]
+    decision: Literal["approve", "reject", "edit", "happened", "did_not_happen", "abort", "resume", "retry"]
     answer: dict[str, Any] = {}
     comment: str = Field(default="", max_length=10_000)
 

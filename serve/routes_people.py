@@ -80,7 +80,7 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
     Raises:
         Problem: it does not fit; every place is named.
     """
-    if not wait.form or body.decision in ("did_not_happen", "abort", "resume"):
+    if not wait.form or body.decision in ("did_not_happen", "abort", "resume", "retry"):
         return body.answer
     form = msgspec.json.decode(wait.form)
     given = dict(body.answer)

@@ -66,7 +66,7 @@ def reject(
 @app.command()
 def resolve(
     approval_id: ApprovalId,
-    decision: Annotated[str, typer.Argument(help="happened, did_not_happen, abort, edit, …")],
+    decision: Annotated[str, typer.Argument(help="happened, did_not_happen, abort, edit, retry, …")],
     answer: Answer = "{}",
     comment: Comment = "",
     url: Url = "",

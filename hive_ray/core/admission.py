@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from hive_ray.core import agent_loop, bounds
+from hive_ray.core import bounds
 from hive_ray.core.accounts import Account, Accounts, Ledger
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepKind
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.run import Allowance, Run, Step, Visit
+from hive_ray.core.standing_in import model_of, tool_of
 from hive_ray.core.values import Value, inline
 from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.compiled import ModelPlan, NodePlan
@@ -73,14 +74,14 @@ class Worst(NamedTuple):
 def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> Worst:
     """Strict upper bound on what an attempt can cost, in nano-dollars, and on its tokens."""
     if step.kind in _ASKS_MODEL:
-        model = node.model
+        model = model_of(node, visit)
         if model is None:
             return Worst(0, 0)
         tokens = bounds.prompt_tokens(run, node, visit, step, inputs)
         return Worst(_price(model, tokens), tokens + model.max_tokens)
-    if step.turn >= 0:
-        tool = agent_loop.tool_plan(node, step.name)
-        return Worst(tool.cost_nanousd if tool else 0, 0)
+    tool = tool_of(node, step)
+    if step.turn >= 0 or tool is not None:
+        return Worst(tool.cost_nanousd if tool is not None else 0, 0)
     return Worst(node.cost_nanousd, 0)
 
 

@@ -14,6 +14,7 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Loop, Run, Step, Visit
+from hive_ray.core.standing_in import model_name
 from hive_ray.graph.asking import Asked, AskPlan
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, ToolPlan
 
@@ -81,7 +82,7 @@ def end_well(run: Run, node: NodePlan, visit: Visit, content: StepContent) -> li
     dropped = losing_keys(run, visit, list(content.outputs))
     if not node.decides:
         return [draft(ev.NodeSucceeded(run.id, visit.serial, dropped, node.id), content)]
-    model = node.model.model if node.model else ""
+    model = model_name(node, visit)
     return [
         draft(ev.OutputsWritten(run.id, visit.serial, dropped), content),
         Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.DECIDE, model, "llm")),
@@ -89,7 +90,7 @@ def end_well(run: Run, node: NodePlan, visit: Visit, content: StepContent) -> li
 
 
 def _next_turn(run: Run, node: NodePlan, visit: Visit) -> Draft:
-    model = node.model.model if node.model else ""
+    model = model_name(node, visit)
     return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.LLM, model, node.pool))
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from hive_ray.core.messages import StepKind, Turn
 from hive_ray.core.run import Loop, Run, Step, Visit
+from hive_ray.core.standing_in import model_of
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import ModelPlan, NodePlan
 
@@ -37,20 +38,25 @@ def prompt_tokens(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: di
         return prompt_bytes(run, node, visit, step, inputs)
     since = loop.conversation[loop.measured_turns :]
     bound = loop.measured_tokens + _conversation_bytes(node, since) + _answers_to_last(node, loop)
-    if checksum(inputs) != loop.measured_inputs and node.model is not None:
+    model = model_of(node, visit)
+    if checksum(inputs) != loop.measured_inputs and model is not None:
         # A parallel branch has written one of them: its text is not the text that was measured.
-        bound += _inputs_bytes(node.model, node, inputs)
+        bound += _inputs_bytes(model, node, inputs)
     return bound
 
 
 def rests_on_tokens(visit: Visit, step: Step) -> bool:
     """Whether the bound starts from what a call of the same conversation was measured to use."""
-    return step.kind is StepKind.LLM and visit.loop is not None and visit.loop.measured_tokens > 0
+    loop = visit.loop
+    if step.kind is not StepKind.LLM or loop is None or not loop.measured_tokens:
+        return False
+    # Another model counts the same text otherwise.
+    return not loop.measured_model or loop.measured_model == step.name
 
 
 def prompt_bytes(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
     """Most bytes of the prompt of an LLM or ``DECIDE`` step."""
-    model = node.model
+    model = model_of(node, visit)
     if model is None:
         return 0
     if step.kind is StepKind.DECIDE:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hive_ray.core import (
     admission,
-    agent_loop,
     bounds,
     children,
+    fallbacks,
     features,
     fleet,
     held,
@@ -27,6 +27,7 @@ from hive_ray.core.holds import Hold
 from hive_ray.core.messages import Lease, MemoryGiven, StepKind, subject_of
 from hive_ray.core.queues import Queue, Taken
 from hive_ray.core.run import Run, Step, StepStatus, Visit
+from hive_ray.core.standing_in import model_of, tool_of
 from hive_ray.core.turns import Turns
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
@@ -326,7 +327,9 @@ class Dispatch:
         told: Sequence[Draft] = (),
     ) -> None:
         """A step may never start: its node fails, which may end leases of the same answer."""
-        failed = held.refuse(run, node, visit, step, refusal.kind, refusal.message)
+        graph = self._engine.graphs[run.graph]
+        instead = fallbacks.take(run, graph, visit, step, refusal.kind, refusal.message, now)
+        failed = instead or held.refuse(run, node, visit, step, refusal.kind, refusal.message)
         self._engine.record([*told, *failed], now)
         self._engine.moving.advance(run, now)
         self._took_back = True
@@ -351,7 +354,7 @@ class Dispatch:
         now: Moment,
     ) -> Lease:
         node = graph.nodes[visit.node]
-        loop = visit.loop
+        loop, model = visit.loop, model_of(node, visit)
         is_llm = step.kind is _LLM
         outputs = loop.outputs if loop is not None and is_llm else {}
         if step.kind is _DECIDE:
@@ -370,7 +373,7 @@ class Dispatch:
             step.name,
             tuple(loop.conversation) if loop is not None and is_llm else (),
             outputs,
-            node.model.max_tokens if node.model else 0,
+            model.max_tokens if model is not None else 0,
             run.request_id,
             run.team,
             run.agent,
@@ -393,7 +396,7 @@ class Dispatch:
 
 def _timeout_us(node: NodePlan, visit: Visit, step: Step, now: Moment) -> int:
     """An attempt's time; no longer than what is left to its node."""
-    tool = agent_loop.tool_plan(node, step.name) if step.turn >= 0 else None
+    tool = tool_of(node, step)
     timeout_us = tool.timeout_us if tool else node.timeout_us
     if not node.deadline_us:
         return timeout_us

@@ -16,6 +16,7 @@ from hive_ray.core import (
     budgets,
     corrections,
     evolution,
+    fallbacks,
     features,
     fleet,
     forking,
@@ -367,7 +368,8 @@ class Engine:
         known = self._known(command) or self._closed()
         if known is not None:
             return known
-        refused = asking.too_early(self.graphs[command.graph], self.fleet.feature_level)
+        graph, level = self.graphs[command.graph], self.fleet.feature_level
+        refused = asking.too_early(graph, level) or fallbacks.too_early(graph, level)
         key = refused or sealing.key_for(command, self.fleet.feature_level)
         if isinstance(key, Refused):
             return key

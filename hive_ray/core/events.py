@@ -346,6 +346,25 @@ class RetryScheduled(Event, frozen=True, gc=False):
     """Attempts of the step so far that were lost with a worker that ran nothing else."""
 
 
+class FallbackTaken(Event, frozen=True, gc=False):
+    """Something else takes the place of a step that failed for good. Content: ``message`` (its failure)."""
+
+    serial: int
+    call: int
+    """The step whose place is taken; what takes it is an event of its own."""
+    index: int
+    """Which fallback of the node."""
+    fallback: str
+    """``model``, ``tool``, ``value`` or ``human``."""
+    kind: str
+    """The failure's kind."""
+    node_id: str = ""
+    instead_of: str = ""
+    """The model or tool that failed."""
+    name: str = ""
+    """The model or tool that is asked instead."""
+
+
 class TimerFired(Event, frozen=True, gc=False):
     """A backoff is over: the step is ready."""
 
@@ -723,7 +742,7 @@ EVENTS: dict[str, type[Event]] = {
         RunForgotten, ConversationCarried,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,
-        TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
+        FallbackTaken, TimerFired, LateOutcome, CostCorrected, ApprovalRequested, ApprovalResolved,
         ApprovalEscalated, ApprovalEdited, AnswerRefused,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,

@@ -104,6 +104,8 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     run.traceparent = event.traceparent
     run.budget_nanousd = event.budget_nanousd
     run.priority = event.priority
+    for visit in run.visits.values():
+        visit.since_us = at_us
     run.origin = event.origin
     if run.shelf is not None:
         run.shelf.owner = run.id
@@ -214,6 +216,7 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
         loop.appended_bytes = 0
         loop.measured_turns = len(loop.conversation)
         loop.measured_inputs = step.inputs
+        loop.measured_model = step.name
 
 
 def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:
@@ -263,6 +266,13 @@ def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, a
     step.shared_losses = event.shared_losses
     step.lone_losses = event.lone_losses
     step.status = StepStatus.BACKOFF if event.delay_us else StepStatus.READY
+
+
+def _fallback_taken(run: Run, event: ev.FallbackTaken, content: StepContent, at_us: int) -> None:
+    visit = run.visits[event.serial]
+    del visit.steps[event.call]
+    visit.taken = event.index + 1
+    run.status = _RUNNING
 
 
 def _timer_fired(run: Run, event: ev.TimerFired, content: StepContent, at_us: int) -> None:
@@ -496,6 +506,8 @@ def _approval_resolved(run: Run, event: ev.ApprovalResolved, content: StepConten
         step.cleared = wait.approval
         if wait.reason == "policy" and step.permit is not None:
             step.permit = _permit(step.permit, wait, event, content)
+    if wait.reason == "fallback" and event.decision == "retry":
+        visit.taken = 0
     if wait.reason == "outcome_unknown":
         step = visit.steps[wait.call]
         run.resolved_unknown[attempt_key(visit.serial, step.call, step.attempt)] = event.decision
@@ -618,6 +630,7 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.StepFailed: _step_failed,
     ev.ToolCallFailed: _tool_call_failed,
     ev.RetryScheduled: _retry_scheduled,
+    ev.FallbackTaken: _fallback_taken,
     ev.TimerFired: _timer_fired,
     ev.StepQueued: _step_queued,
     ev.PolicyDecided: _policy_decided,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hive_ray.core import agent_loop, asking, held, steps
+from hive_ray.core import agent_loop, asking, fallbacks, held, steps
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment, Refused, Resolve
 from hive_ray.core.events import Draft, draft
@@ -20,6 +20,7 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
 from hive_ray.core.routing import first_step, inputs_of, losing_keys
 from hive_ray.core.run import Run, Visit, Wait
+from hive_ray.core.standing_in import human_of
 from hive_ray.core.values import NULL, Value, decode, inline
 from hive_ray.graph.asking import Final
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
@@ -31,6 +32,7 @@ ANSWERS = {
     "pause": ("resume",),
     "budget": ("approve", "reject"),
     "policy": ("approve", "reject", "edit"),
+    "fallback": ("approve", "reject", "edit", "retry"),
 }
 
 
@@ -157,6 +159,8 @@ def _after_answer(
             return _completed(run, graph, visit, content)
         case "pause":
             return _unpaused(run, node, visit)
+        case "fallback":
+            return _stood_in(run, graph, visit, decision, content)
         case _:
             return []
 
@@ -180,6 +184,29 @@ def _decided(
     if "approved" in outputs and "approved" not in content.outputs:
         outputs["approved"] = inline(decision != "reject")
     return agent_loop.end_well(run, node, visit, _with_facts(graph, outputs, content))
+
+
+def _stood_in(
+    run: Run, graph: CompiledGraph, visit: Visit, decision: str, content: StepContent
+) -> list[Draft]:
+    """A person in the place of a step: gives its outputs, lets it begin again, or rejects."""
+    node = graph.nodes[visit.node]
+    if decision == "retry":
+        kind, name, pool = first_step(node, paused=True)
+        return [Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind(kind), name, pool))]
+    if decision == "reject":
+        feedback = content.message or "a human rejected it"
+        return [steps.fail_node(run, node, visit, FailureKind.REJECTED, feedback)]
+    route = content.outputs.get(fallbacks.ROUTE) if node.routes else None
+    given = {key: content.outputs.get(key, NULL) for key in node.output_keys}
+    ended = _with_facts(graph, given, content)
+    if visit.loop is not None:
+        outputs = visit.loop.outputs | {key: one for key, one in ended.outputs.items() if one != NULL}
+        missing = {key: NULL for key in node.output_keys if key not in outputs}
+        ended = StepContent(outputs=outputs | missing, facts=visit.loop.facts | ended.facts)
+    if route is not None:
+        ended = msgspec.structs.replace(ended, route=str(decode(route)))
+    return agent_loop.end_well(run, node, visit, ended)
 
 
 def _with_facts(graph: CompiledGraph, outputs: dict[str, Value], content: StepContent) -> StepContent:
@@ -288,7 +315,7 @@ _FINAL = {Final.APPROVE: "approve", Final.REJECT: "reject", Final.ANSWER: "appro
 
 def _default(graph: CompiledGraph, visit: Visit, wait: Wait) -> StepContent:
     """The answer that holds if nobody gives one; an edit that nobody approved does not."""
-    human = graph.nodes[visit.node].human
+    human = human_of(graph.nodes[visit.node], visit)
     if wait.final is Final.ANSWER and human is not None:
         answer: dict[str, Any] = msgspec.json.decode(human.default)
         return StepContent(outputs={key: inline(value) for key, value in answer.items()})

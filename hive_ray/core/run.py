@@ -122,6 +122,8 @@ class Loop(msgspec.Struct, array_like=True):
     """So many turns of the conversation are in ``measured_tokens``."""
     measured_inputs: int = 0
     """Checksum of the inputs that are in ``measured_tokens``."""
+    measured_model: str = ""
+    """The model that was measured; empty: the node's own, as 0.1.0 knew no other."""
 
 
 class Edit(msgspec.Struct, array_like=True, frozen=True):
@@ -189,6 +191,8 @@ class Visit(msgspec.Struct, array_like=True):
     """The node's work is done; an LLM chooses the edges."""
     since_us: int = 0
     """Wall time at which it was entered."""
+    taken: int = 0
+    """Fallbacks of its node taken so far; the last of them is what it does now."""
 
 
 class Token(msgspec.Struct, array_like=True):

@@ -6,15 +6,16 @@ whose end nobody saw (timeout, lost worker) may have happened: it waits for a pe
 
 from __future__ import annotations
 
-from hive_ray.core import agent_loop, asking
+from hive_ray.core import agent_loop, asking, fallbacks
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, subject_of
-from hive_ray.core.retries import Bounds, Never, retry
+from hive_ray.core.retries import Bounds, retry
 from hive_ray.core.routing import losing_keys
 from hive_ray.core.run import Run, Step, StepStatus, Visit, attempt_key
+from hive_ray.core.standing_in import model_name, tool_of
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
 UNSEEN_END = frozenset(
@@ -175,7 +176,7 @@ def succeeded(
 
 def decide_edges(run: Run, node: NodePlan, visit: Visit) -> Draft:
     """An LLM chooses among the edges of a node whose work is done."""
-    model = node.model.model if node.model else ""
+    model = model_name(node, visit)
     return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, StepKind.DECIDE, model, "llm"))
 
 
@@ -183,8 +184,8 @@ def is_idempotent(node: NodePlan, step: Step) -> bool:
     """LLM calls are; functions and tools only when declared."""
     if step.kind in (StepKind.LLM, StepKind.DECIDE, StepKind.COLLECT):
         return True
-    if step.turn >= 0:
-        tool = agent_loop.tool_plan(node, step.name)
+    tool = tool_of(node, step)
+    if step.turn >= 0 or tool is not None:
         return tool is not None and tool.idempotent
     return node.idempotent
 
@@ -208,12 +209,15 @@ def failed(
             _ask_what_happened(run, node, visit, step, kind, bounds.now),
         ]
     drafts = [_step_failed(run, node, visit, step, outcome, kind, message)]
-    again: ev.RetryScheduled | Never = Never()
+    instead: list[Draft] = []
     if idempotent or not outcome.started:
         again = retry(run, node, visit, step, outcome, bounds)
-    if isinstance(again, ev.RetryScheduled):
-        return [*drafts, Draft(again)]
-    message = f"{message}; {again.why}" if again.why else message
+        if isinstance(again, ev.RetryScheduled):
+            return [*drafts, Draft(again)]
+        message = f"{message}; {again.why}" if again.why else message
+        instead = fallbacks.take(run, graph, visit, step, kind, message, bounds.now)
+    if instead:
+        return [*drafts, *instead]
     if step.turn >= 0:
         return [*drafts, tool_call_failed(run, node, visit, step, kind, message)]
     return [*drafts, fail_node(run, node, visit, kind, message)]

@@ -54,6 +54,8 @@ RUN = Machine(
         *_each((NEW,), (ev.RunSubmitted, ev.RunForked), "queued"),
         Transition("queued", ev.StepStarted, ("running",)),
         Transition("queued", ev.MapProgressed, ("running",)),
+        # A breaker kept its first step from starting.
+        Transition("queued", ev.FallbackTaken, ("running",)),
         # No money for the first step, and edges that are taken anyway.
         Transition("queued", ev.ApprovalRequested, ("running",)),
         *_each(("queued", "running"), (ev.ApprovalRequested, ev.RunPaused), "waiting"),
@@ -64,6 +66,7 @@ RUN = Machine(
                 ev.StepSucceeded,
                 ev.NodeFailed,
                 ev.ToolCallFailed,
+                ev.FallbackTaken,
                 ev.MapProgressed,
             ),
             "waiting",
@@ -96,6 +99,7 @@ STEP = Machine(
         Transition("ready", ev.ApprovalRequested, ("held",)),
         # A breaker is open, or a policy forbids it.
         Transition("ready", ev.ToolCallFailed, (ENDED,)),
+        *_each(("ready", "backoff"), (ev.FallbackTaken,), ENDED),
         Transition("held", ev.ApprovalResolved, ("ready",)),
         Transition("leased", ev.LeaseReturned, ("ready",)),
         Transition("leased", ev.StepSucceeded, (ENDED,)),

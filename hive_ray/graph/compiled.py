@@ -143,6 +143,26 @@ class HumanPlan(msgspec.Struct, frozen=True):
         return self.asks or AskPlan((Asked(self.owner, self.deadline_us),))
 
 
+class FallbackKind(StrEnum):
+    MODEL = "model"
+    TOOL = "tool"
+    VALUE = "value"
+    HUMAN = "human"
+
+
+class FallbackPlan(msgspec.Struct, frozen=True):
+    """What takes the place of a step that failed for good; of its parts, the one that its kind names."""
+
+    kind: FallbackKind
+    on: tuple[str, ...]
+    """Failure kinds upon which it is taken."""
+    model: ModelPlan | None = None
+    tool: ToolPlan | None = None
+    value: bytes = b""
+    """The node's outputs, and its ``route`` if it has routes, as JSON bytes."""
+    human: HumanPlan | None = None
+
+
 class MapPlan(msgspec.Struct, frozen=True):
     """Run ``body`` once for each item of the list under ``over``."""
 
@@ -216,6 +236,18 @@ class NodePlan(msgspec.Struct, frozen=True):
     """What its steps read of long-term memory; of an agent loop, its LLM and each of its tools."""
     deadline_us: int = 0
     """How long after it was entered an attempt of its steps may begin and last; 0: as long as the run."""
+    fallbacks: tuple[FallbackPlan, ...] = ()
+    """In the order in which they are taken."""
+
+    def stand_in(self, tool: str) -> ToolPlan | None:
+        """The tool of that name that takes the place of a tool node's own."""
+        plans = (one.tool for one in self.fallbacks)
+        return next((plan for plan in plans if plan is not None and plan.name == tool), None)
+
+    def model_named(self, name: str) -> ModelPlan | None:
+        """The plan of a model that may be asked here; the node's own if no fallback has that name."""
+        plans = (one.model for one in self.fallbacks)
+        return next((plan for plan in plans if plan is not None and plan.model == name), self.model)
 
 
 class EdgePlan(msgspec.Struct, frozen=True):

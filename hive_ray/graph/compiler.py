@@ -74,7 +74,7 @@ def _without_unused(encoded: bytes) -> bytes:
     return msgspec.msgpack.encode(graph)
 
 
-LATER = ("deadline_us",)
+LATER = ("deadline_us", "fallbacks")
 """Fields of a node that 0.1.0 did not have."""
 
 

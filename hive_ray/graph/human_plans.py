@@ -25,16 +25,29 @@ def plan_human(node: NodeSpec, defaults: AskDefaults, findings: Findings) -> Hum
     if node.node_type is not NodeKind.HUMAN_INPUT:
         return None
     approval = node.approval or ApprovalSpec()
-    place = f"nodes.{node.id}.approval"
-    form = schema_bytes(approval.form or _derived_form(node.output_keys), f"{place}.form", findings)
+    if not approval.reason:
+        said = node.prompt or node.description or f"'{node.name or node.id}' needs an answer"
+        approval = approval.model_copy(update={"reason": said})
+    form = _derived_form(node.output_keys)
+    plan = human_plan(approval, form, f"nodes.{node.id}.approval", defaults, findings)
+    return msgspec.structs.replace(plan, has_approved=APPROVED in node.output_keys)
+
+
+def human_plan(
+    approval: ApprovalSpec, derived: dict[str, Json], place: str, defaults: AskDefaults, findings: Findings
+) -> HumanPlan:
+    """What is asked for, of whom, and until when.
+
+    Args:
+        derived: the form if the approval gives none.
+    """
+    form = schema_bytes(approval.form or derived, f"{place}.form", findings)
     asks = _asks(approval, defaults, place, findings)
-    fallback = node.prompt or node.description or f"'{node.name or node.id}' needs an answer"
     return HumanPlan(
-        reason=approval.reason or fallback,
+        reason=approval.reason,
         form=form,
         deadline_us=sum(asked.us for asked in asks.chain),
         owner=asks.chain[0].owner,
-        has_approved=APPROVED in node.output_keys,
         asks=asks,
         default=_default(approval.final, asks.final, form, f"{place}.finally", findings),
     )

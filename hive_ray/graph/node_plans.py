@@ -9,6 +9,7 @@ from typing import Any
 
 from hive_ray.graph.compiled import (
     EdgePlan,
+    FallbackPlan,
     MapPlan,
     MemoryPlan,
     ModelPlan,
@@ -19,6 +20,7 @@ from hive_ray.graph.compiled import (
     ToolPlan,
 )
 from hive_ray.graph.environment import CompileEnvironment, FunctionInfo, ToolInfo
+from hive_ray.graph.fallback_plans import plan_fallbacks
 from hive_ray.graph.findings import Findings
 from hive_ray.graph.human_plans import plan_human
 from hive_ray.graph.memory_plans import plan_memory
@@ -55,6 +57,8 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
     own = f"nodes.{node.id}"
     _check_keys(node, findings)
     work = _work(node, context)
+    model = _model(node, index, context)
+    fallbacks = plan_fallbacks(node, model is not None, spec, context.environment, findings)
     turns = (
         node.max_turns,
         *(loop.max_iterations for loop in (node.loop_config, spec.loop_config) if loop),
@@ -67,7 +71,7 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         timeout_us=work.timeout_us, idempotent=work.idempotent,
         retry=plan_retry(node, spec, findings, _default_retry(node, context)),
         max_visits=node.max_node_visits, cost_nanousd=work.cost_nanousd, function=work.function,
-        model=_model(node, index, context), tools=_tools(node, context), routes=tuple(sorted(node.routes)),
+        model=model, tools=_tools(node, context), routes=tuple(sorted(node.routes)),
         decides=index in context.decided, client_facing=node.client_facing,
         max_turns=next(number for number in turns if number is not None),
         human=plan_human(node, context.environment.asks, findings), map=_map(node, context),
@@ -77,9 +81,14 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         output_schema=schema_bytes(node.output_schema, f"{own}.output_schema", findings),
         description=node.description, record=node.record, idle_us=_us(node.idle_s or IDLE_S),
         pause=node.id in spec.pause_nodes and node.node_type is not NodeKind.HUMAN_INPUT,
-        memory=plan_memory(node, work.memory, findings),
+        memory=plan_memory(node, (*work.memory, *_memory_of(fallbacks)), findings), fallbacks=fallbacks,
         deadline_us=_us(node.deadline_s) if node.deadline_s else 0,
     )  # fmt: skip
+
+
+def _memory_of(fallbacks: Sequence[FallbackPlan]) -> tuple[MemoryPlan, ...]:
+    tools = (plan.tool for plan in fallbacks)
+    return tuple(plan for tool in tools if tool is not None for plan in tool.memory)
 
 
 def _default_retry(node: NodeSpec, context: NodeContext) -> RetryPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from hive_ray.graph import wording
-from hive_ray.graph.compiled import CompiledGraph, ModelPlan, NodePlan
+from hive_ray.graph.compiled import CompiledGraph, FallbackPlan, ModelPlan, NodePlan
 from hive_ray.graph.environment import CompileEnvironment, ModelInfo
 from hive_ray.graph.findings import Findings
 from hive_ray.graph.spec import GraphSpec, NodeSpec, nearest
@@ -74,13 +74,17 @@ def plan_model(
     spec: GraphSpec,
     environment: CompileEnvironment,
     findings: Findings,
+    place: str = "",
 ) -> ModelPlan:
     """The model, its prices and the bytes of its tools; faults if model or price is unknown.
+
+    Args:
+        place: where the model is named, if not on the node itself.
 
     ``measured`` adds the bytes of the texts when the graph is complete.
     """
     name = node.model or spec.default_model or environment.default_model
-    info = _model_info(node, name, environment, findings)
+    info = _model_info(place or f"nodes.{node.id}.model", name, environment, findings)
     return ModelPlan(
         model=name,
         max_tokens=node.max_tokens or spec.max_tokens or (info.max_tokens if info else MAX_TOKENS),
@@ -92,11 +96,10 @@ def plan_model(
 
 
 def _model_info(
-    node: NodeSpec, name: str, environment: CompileEnvironment, findings: Findings
+    place: str, name: str, environment: CompileEnvironment, findings: Findings
 ) -> ModelInfo | None:
     if environment.models is None:
         return None
-    place = f"nodes.{node.id}.model"
     info = environment.models.get(name)
     if not name:
         findings.error(place, "no model named", "name one here or as default_model")
@@ -127,7 +130,22 @@ def _measured(graph: CompiledGraph, node: NodePlan) -> NodePlan:
             sorted(Counter([*wording.mentioned(node.prompt), *wording.mentioned(node.instruction)]).items())
         ),
     )
-    return msgspec.structs.replace(node, model=model)
+    return msgspec.structs.replace(node, model=model, fallbacks=tuple(_as_long(model, node.fallbacks)))
+
+
+def _as_long(model: ModelPlan, fallbacks: Iterable[FallbackPlan]) -> Iterator[FallbackPlan]:
+    """Another model is told the same."""
+    for plan in fallbacks:
+        if plan.model is None:
+            yield plan
+            continue
+        told = msgspec.structs.replace(
+            plan.model,
+            prompt_bytes=model.prompt_bytes,
+            decide_bytes=model.decide_bytes,
+            mentions=model.mentions,
+        )
+        yield msgspec.structs.replace(plan, model=told)
 
 
 def _tool_bytes(name: str, environment: CompileEnvironment) -> int:

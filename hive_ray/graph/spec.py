@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -95,6 +95,22 @@ class ApprovalSpec(Spec):
     four_eyes: bool | None = None
 
 
+class FallbackSpec(Spec):
+    """What takes the place of a step that failed for good because something is away: one of the four."""
+
+    model: Name | None = None
+    tool: Name | None = None
+    value: dict[str, Any] | None = None
+    """The node's outputs."""
+    human: ApprovalSpec | None = None
+    on: Names = []
+    """``TIMEOUT``, ``RATE_LIMITED``, ``TOOL_UNAVAILABLE``, ``LLM_UNAVAILABLE``; all of them by default."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
+
 class LoopSpec(Spec):
     """Hive's ``loop_config``; only the number of turns means something here."""
 
@@ -153,6 +169,8 @@ class NodeSpec(Spec):
     max_retries: int | None = Field(default=None, ge=0, le=100)
     retry_on: Names = []
     retry: RetrySpec | None = None
+    fallback: Annotated[list[FallbackSpec], BeforeValidator(_as_list), Field(max_length=8)] = []
+    """One, or several that are taken in order."""
     max_node_visits: int = Field(default=0, ge=0, le=1_000_000)
     # human
     approval: ApprovalSpec | None = None

@@ -443,7 +443,8 @@ def _is_idempotent(node: NodePlan | None, lease: Lease) -> bool:
         return False
     if node.kind in _LOOPS:
         return any(plan.name == lease.name and plan.idempotent for plan in node.tools)
-    return node.idempotent
+    stand_in = node.stand_in(lease.name)
+    return node.idempotent if stand_in is None else stand_in.idempotent
 
 
 def _cost_if_begun(node: NodePlan | None, lease: Lease, error: StepError) -> int:
@@ -539,7 +540,8 @@ def _declared_cost(node: NodePlan, lease: Lease) -> int:
     """What the graph says a function or tool step costs."""
     if node.kind in _LOOPS:
         return next((plan.cost_nanousd for plan in node.tools if plan.name == lease.name), 0)
-    return node.cost_nanousd
+    stand_in = node.stand_in(lease.name) if node.fallbacks else None
+    return node.cost_nanousd if stand_in is None else stand_in.cost_nanousd
 
 
 def _check_inputs(lease: Lease, node: NodePlan, inputs: Mapping[str, Any]) -> None:
@@ -572,7 +574,7 @@ def _model_name(lease: Lease, node: NodePlan) -> str:
 
 
 def _limits(lease: Lease, node: NodePlan) -> Limits:
-    plan = node.model
+    plan = node.model_named(lease.name)
     timeout_s = lease.timeout_us / 1e6 if lease.timeout_us else 120.0
     if plan is None:
         return Limits(timeout_s, lease.max_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.transitions import MACHINES
 from hive_ray.graph.asking import Asked, AskPlan
-from hive_ray.graph.compiled import CompiledGraph, NodePlan, RetryPlan
+from hive_ray.graph.compiled import CompiledGraph, FallbackKind, FallbackPlan, NodeKind, NodePlan, RetryPlan
 from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import HOUR_US, agent, chain, edge, graph, human, mail, mapping, nested, node, tool
 from tests.core.observer import Seen
@@ -285,6 +286,24 @@ def handed_on() -> Story:
     return story
 
 
+def fallbacks_of_steps() -> Story:
+    """One of a step that a breaker keeps from starting; one of a step that failed beside a person."""
+    value = FallbackPlan(FallbackKind.VALUE, ("TOOL_UNAVAILABLE",), value=b'{"a": 1, "b": 1}')
+    plan: dict[str, Any] = {"fallbacks": (value,), "retry": RetryPlan(max_retries=0), "function": "crm"}
+    story = Story(beside_a_human(node("b", NodeKind.TOOL, **plan), then="z"))
+    story.engine.command(RaiseLevel(2), story.now)
+    story.submit()
+    story.run_to_end("a")
+    story.fail(story.lease("b"), FailureKind.TOOL_UNAVAILABLE)
+    story.plan(breakers={"tool/*": BreakerPlan()})
+    story.steer(ForceBreaker("tool/crm", "open", NOTHING))
+    kept = chain(node("a", NodeKind.TOOL, **plan), id="kept")
+    story.engine.add_graph(kept)
+    story.submit(kept, run="k")
+    story.leases()
+    return story
+
+
 def stopped_by_a_breaker() -> Story:
     """A tool call of an agent that a breaker keeps from starting."""
     story = Story(chain(agent("t", tool("crm"))))
@@ -309,7 +328,8 @@ def rejected_call() -> Story:
 
 STORIES = (
     rejected_call,
-    handed_on, stopped_by_a_breaker, held("approve"), held("reject"), held("cancel"), held("fail"),
+    handed_on, stopped_by_a_breaker, fallbacks_of_steps,
+    held("approve"), held("reject"), held("cancel"), held("fail"),
     asked_at_once, mapped_at_once, plain, step_beside_a_human, failure_beside_a_human, map_beside_a_human,
     subgraph_beside_a_human,
     tool_beside_a_human, mails("late"), mails("happened"), mails("did_not_happen"), mails("abort"), mails(""),

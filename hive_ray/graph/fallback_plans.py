@@ -1,0 +1,169 @@
+"""What a node does when its step fails for good because something is away: another model or tool, a default
+value, or a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator
+
+from hive_ray.graph.compiled import FallbackKind, FallbackPlan, HumanPlan, NodeKind, ToolPlan
+from hive_ray.graph.environment import CompileEnvironment
+from hive_ray.graph.findings import Findings
+from hive_ray.graph.human_plans import human_plan
+from hive_ray.graph.prompts import canonical_json, plan_model, schema_bytes
+from hive_ray.graph.retries import FAILURE_KINDS
+from hive_ray.graph.spec import ApprovalSpec, FallbackSpec, GraphSpec, NodeSpec, nearest
+
+Json = Any
+AWAY = ("TIMEOUT", "RATE_LIMITED", "TOOL_UNAVAILABLE", "LLM_UNAVAILABLE")
+"""Failure kinds that say that something is away; only these can have a fallback."""
+ROUTE = "route"
+_WITHOUT_STEP = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
+
+
+def plan_fallbacks(
+    node: NodeSpec, asks_model: bool, spec: GraphSpec, environment: CompileEnvironment, findings: Findings
+) -> tuple[FallbackPlan, ...]:
+    """The fallbacks of a node, in the order in which they are taken."""
+    place = f"nodes.{node.id}.fallback"
+    if node.fallback and node.node_type in _WITHOUT_STEP:
+        findings.error(place, f"means nothing on a {node.node_type} node", "it belongs to nodes with a step")
+        return ()
+    plans: list[FallbackPlan] = []
+    for index, one in enumerate(node.fallback):
+        here = place if len(node.fallback) == 1 else f"{place}[{index}]"
+        plan = _Planner(node, one, here, spec, environment, findings).plan(asks_model)
+        if plan is not None:
+            plans.append(plan)
+    last = next((i for i, plan in enumerate(plans) if plan.kind in _ENDS), len(plans))
+    if last + 1 < len(plans) and plans[last].on == AWAY:
+        findings.warn(place, f"what comes after the {plans[last].kind} is never reached", "put it before")
+    return tuple(plans)
+
+
+_ENDS = (FallbackKind.VALUE, FallbackKind.HUMAN)
+
+
+class _Planner:
+    """One fallback of one node."""
+
+    def __init__(
+        self,
+        node: NodeSpec,
+        fallback: FallbackSpec,
+        place: str,
+        spec: GraphSpec,
+        environment: CompileEnvironment,
+        findings: Findings,
+    ) -> None:
+        self._node = node
+        self._fallback = fallback
+        self._place = place
+        self._spec = spec
+        self._environment = environment
+        self._findings = findings
+
+    def plan(self, asks_model: bool) -> FallbackPlan | None:
+        given = self._fallback
+        kinds = [kind for kind in FallbackKind if getattr(given, kind) is not None]
+        if len(kinds) != 1:
+            problem = f"names {' and '.join(kinds) or 'nothing'}"
+            self._findings.error(self._place, problem, "give exactly one of model, tool, value and human")
+            return None
+        on = self._on()
+        match kinds[0]:
+            case FallbackKind.MODEL:
+                return self._model(on, asks_model)
+            case FallbackKind.TOOL:
+                return self._tool(on)
+            case FallbackKind.VALUE:
+                return FallbackPlan(FallbackKind.VALUE, on, value=self._value())
+            case FallbackKind.HUMAN:
+                return FallbackPlan(FallbackKind.HUMAN, on, human=self._human(given.human or ApprovalSpec()))
+
+    def _on(self) -> tuple[str, ...]:
+        for name in self._fallback.on:
+            if name not in AWAY:
+                known = name in FAILURE_KINDS
+                problem = f"'{name}' does not say that something is away" if known else f"no kind '{name}'"
+                self._findings.error(f"{self._place}.on", problem, f"use {', '.join(AWAY)}")
+        return tuple(self._fallback.on) or AWAY
+
+    def _model(self, on: tuple[str, ...], asks_model: bool) -> FallbackPlan | None:
+        place = f"{self._place}.model"
+        if not asks_model:
+            problem = f"a {self._node.node_type} node asks no model"
+            self._findings.error(place, problem, "give a value or a human, or a tool on a tool node")
+            return None
+        other = self._node.model_copy(update={"model": self._fallback.model})
+        plan = plan_model(other, self._spec, self._environment, self._findings, place)
+        return FallbackPlan(FallbackKind.MODEL, on, model=plan)
+
+    def _tool(self, on: tuple[str, ...]) -> FallbackPlan | None:
+        place, name = f"{self._place}.tool", self._fallback.tool or ""
+        if self._node.node_type is not NodeKind.TOOL or name == self._node.tool:
+            problem = f"cannot stand in on a {self._node.node_type} node"
+            if name == self._node.tool:
+                problem = f"'{name}' is the node's own tool"
+            self._findings.error(place, problem, "name another tool on a tool node")
+            return None
+        registry = self._environment.tools
+        if registry is not None and name not in registry:
+            self._findings.error(place, f"unknown tool '{name}'", nearest(name, registry))
+            return None
+        info = registry[name] if registry is not None else None
+        plan = ToolPlan(name)
+        if info is not None:
+            tags = tuple(sorted(info.tags))
+            plan = ToolPlan(
+                name, info.pool, info.idempotent, info.timeout_us, info.cost_nanousd, tags, info.memory
+            )
+        return FallbackPlan(FallbackKind.TOOL, on, tool=plan)
+
+    def _value(self) -> bytes:
+        node, place = self._node, f"{self._place}.value"
+        value = dict(self._fallback.value or {})
+        route = value.pop(ROUTE, None) if node.routes and ROUTE not in node.output_keys else value.get(ROUTE)
+        if node.routes and route not in node.routes:
+            remedy = f"one of {', '.join(sorted(node.routes))}"
+            self._findings.error(f"{place}.route", "names no route", remedy)
+        for key in value:
+            if key not in node.output_keys:
+                self._findings.error(f"{place}.{key}", "is not an output key", nearest(key, node.output_keys))
+        for key in node.output_keys:
+            if key not in value and key not in node.nullable_output_keys:
+                self._findings.error(place, f"has no value for output '{key}'", f"add '{key}'")
+        self._check_schema(value, place)
+        return canonical_json(value | ({ROUTE: route} if node.routes else {}))
+
+    def _check_schema(self, value: dict[str, Json], place: str) -> None:
+        schema = schema_bytes(self._node.output_schema, f"nodes.{self._node.id}.output_schema", Findings())
+        if schema:
+            for error in Draft202012Validator(msgspec.json.decode(schema)).iter_errors(value):
+                where = ".".join([place, *map(str, error.absolute_path)])
+                self._findings.error(where, f"does not fit output_schema: {error.message[:200]}", "mend it")
+
+    def _human(self, approval: ApprovalSpec) -> HumanPlan:
+        node = self._node
+        said = approval.reason or f"what '{node.name or node.id}' needs is away"
+        return human_plan(
+            approval.model_copy(update={"reason": said}),
+            self._form(),
+            f"{self._place}.human",
+            self._environment.asks,
+            self._findings,
+        )
+
+    def _form(self) -> dict[str, Json]:
+        """Every output of the node, as its schema has it; those that may not be null must be filled."""
+        node = self._node
+        known: dict[str, Json] = (node.output_schema or {}).get("properties", {})
+        fields = {key: known.get(key, {}) for key in node.output_keys}
+        if node.routes:
+            fields[ROUTE] = {"type": "string", "enum": sorted(node.routes)}
+        required = [key for key in fields if key not in node.nullable_output_keys]
+        return {
+            "type": "object", "properties": fields, "required": required, "additionalProperties": False,
+        }  # fmt: skip
