@@ -411,7 +411,7 @@ class Executor:
             lease.call,
             lease.attempt,
             kind.value,
-            encode(StepContent(message=_bounded(redact_text(str(error))))),
+            encode(StepContent(message=_bounded(redact_text(error.told(node is not None and node.record))))),
             (_now() - begun) // 1000,
             lease.name,
             error.usage,

@@ -24,7 +24,7 @@ from hive_ray.errors import ConfigError
 from hive_ray.observe.redaction import register_secrets
 from hive_ray.prices import Prices, Rates, price_of
 from hive_ray.workers.prompts import AssistantMessage, Call, Message, Prompt, ToolMessage, UserMessage
-from hive_ray.workers.step_error import StepError
+from hive_ray.workers.step_error import StepError, UnusableAnswer
 
 if TYPE_CHECKING:
     from pydantic_ai.exceptions import ModelAPIError
@@ -192,7 +192,8 @@ async def _request(
     except exceptions.ContentFilterError as error:
         raise StepError(FailureKind.LLM_REFUSED, f"model {name}: {error.message}") from error
     except exceptions.UnexpectedModelBehavior as error:
-        raise StepError(FailureKind.INVALID_OUTPUT, f"model {name}: {error.message}") from error
+        message = f"model {name}: the answer cannot be read"
+        raise UnusableAnswer(FailureKind.INVALID_OUTPUT, message, error.message) from error
     except TimeoutError as error:
         message = f"model {name} gave no answer within {limits.timeout_s:g} s"
         raise StepError(FailureKind.TIMEOUT, message) from error
@@ -204,7 +205,8 @@ def _read(
     """What the model said, and the JSON in it if the prompt asked for a structured answer."""
     refusal = (response.provider_details or {}).get("refusal")
     if response.finish_reason == "content_filter" or refusal:
-        raise StepError(FailureKind.LLM_REFUSED, f"model {name} refused: {refusal or 'content filter'}")
+        why = "" if refusal else ": content filter"
+        raise UnusableAnswer(FailureKind.LLM_REFUSED, f"model {name} refused{why}", str(refusal or ""))
     spoken = _spoken(response, names)
     if prompt.answer is None:
         return spoken, None
@@ -360,8 +362,8 @@ def _structured(name: str, spoken: AssistantMessage, cut: bool) -> Any:
         return parse_json(spoken.text)
     except ValueError as error:
         why = "was cut at max_tokens" if cut else "is not JSON"
-        message = f"model {name}: the answer {why}: {_beginning(spoken.text)}"
-        raise StepError(FailureKind.INVALID_OUTPUT, message) from error
+        message = f"model {name}: the answer {why}"
+        raise UnusableAnswer(FailureKind.INVALID_OUTPUT, message, _beginning(spoken.text)) from error
 
 
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -48,7 +48,7 @@ from hive_ray.workers.prompts import (
     system_text,
     task_text,
 )
-from hive_ray.workers.step_error import StepError
+from hive_ray.workers.step_error import StepError, UnusableAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,8 @@ def _route_read(situation: Situation, answer: Answer) -> Produced:
     given = _object(node, answer.data)
     route = given.get("route")
     if not isinstance(route, str) or route not in node.routes:
-        raise _invalid(f"router {node.id} answered {route!r}; one of {', '.join(node.routes)} would be right")
+        right = ", ".join(node.routes)
+        raise _invalid(f"router {node.id} answered no route; one of {right} would be right", repr(route))
     return Produced(outputs={key: given.get(key) for key in node.output_keys}, route=route)
 
 
@@ -144,7 +145,8 @@ def _decide_read(situation: Situation, answer: Answer) -> Produced:
     named = cast("list[Any]", given)
     unknown = [edge for edge in named if edge not in edges]
     if unknown:
-        raise _invalid(f"node {situation.node.id} chose {unknown[0]!r}; {', '.join(edges)} would be right")
+        right = ", ".join(edges)
+        raise _invalid(f"node {situation.node.id} chose no edge; {right} would be right", repr(unknown[0]))
     return Produced(chosen=tuple(edge for edge in edges if edge in named))
 
 
@@ -289,26 +291,41 @@ def _checked_partly(node: NodePlan, given: dict[str, Any]) -> dict[str, Any]:
     if node.output_schema and given:
         schema = outputs_schema(node)
         present = {"properties": {key: schema["properties"][key] for key in given}}
-        problem = schema_problem(schema | present | {"required": []}, given)
-        if problem:
-            raise _invalid(f"node {node.id}: {problem}")
+        problem = misfit(schema | present | {"required": []}, given)
+        if problem is not None:
+            raise _invalid(f"node {node.id}: {problem.place} does not fit {problem.rule}", problem.message)
     return given
 
 
-def schema_problem(schema: Mapping[str, Any], value: Any) -> str:
-    """The first way in which a value does not fit a JSON Schema, or nothing."""
+class Misfit(NamedTuple):
+    """The first way in which a value does not fit a JSON Schema; the message quotes the value."""
+
+    place: str
+    rule: str
+    message: str
+
+
+def misfit(schema: Mapping[str, Any], value: Any) -> Misfit | None:
+    """How a value does not fit a JSON Schema, if it does not."""
     import jsonschema
 
     validator = jsonschema.Draft202012Validator(schema)
     error = min(validator.iter_errors(value), key=lambda e: list(map(str, e.absolute_path)), default=None)
     if error is None:
-        return ""
+        return None
     place = ".".join(str(step) for step in error.absolute_path) or "the whole"
-    return f"{place}: {error.message[:200]}"
+    rule = f"{error.validator}: {str(error.validator_value)[:100]}"
+    return Misfit(place, rule, error.message[:200])
 
 
-def _invalid(message: str) -> StepError:
-    return StepError(FailureKind.INVALID_OUTPUT, message)
+def schema_problem(schema: Mapping[str, Any], value: Any) -> str:
+    """The first way in which a value does not fit a JSON Schema, or nothing."""
+    found = misfit(schema, value)
+    return f"{found.place}: {found.message}" if found is not None else ""
+
+
+def _invalid(message: str, said: str = "") -> StepError:
+    return UnusableAnswer(FailureKind.INVALID_OUTPUT, message, said)
 
 
 DECIDE = Behaviour(_decide_prompt, _decide_read)

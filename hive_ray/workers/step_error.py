@@ -1,6 +1,7 @@
 """How a step fails inside a worker, up to the boundary that turns it into an outcome.
 
 StepError              any failure with a kind
+├── UnusableAnswer     an LLM's answer is not what was asked for
 ├── ToolUnavailable    a tool's author: what stands behind the tool is away; nothing has happened
 ├── RetryAfter         a tool's author: asked to come back later; nothing has happened
 └── BadInput           a tool's author: the arguments cannot be right; nothing has happened
@@ -39,6 +40,23 @@ class StepError(Exception):
         self.unknown = unknown
         self.usage = usage
         self.cost_nanousd = cost_nanousd
+
+    def told(self, records: bool) -> str:
+        """The error's text, as far as it may outlive the run; ``records``: the node keeps what is said."""
+        return str(self)
+
+
+class UnusableAnswer(StepError):
+    """What an LLM said leads to nothing. It is quoted where the node records; else it goes with the call."""
+
+    def __init__(self, kind: FailureKind, message: str, said: str = "") -> None:
+        super().__init__(kind, message)
+        self.said = said
+
+    def told(self, records: bool) -> str:
+        if not self.said:
+            return str(self)
+        return f"{self}: {self.said}" if records else f"{self} (record: true on the node keeps what it said)"
 
 
 class ToolUnavailable(StepError):

@@ -195,6 +195,27 @@ def test_a_refusal_is_a_failure_that_was_paid_for(provider: StartProvider, answe
     assert outcome.usage is not None and outcome.usage.input_tokens == 1000
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion(None, refusal="a canary of words"),
+        completion("a canary of words"),
+        completion('{"draft": "a canary of words"}'),
+        completion('{"draft": "a canary of words', finish="length"),
+    ],
+)
+def test_what_an_llm_said_outlives_no_run_as_an_error(provider: StartProvider, answer: Any):
+    """A refusal, no JSON, JSON that does not fit or is cut short: quoted only where the node records."""
+    schema = b'{"type": "object", "properties": {"draft": {"type": "integer"}}}'
+    served = settings(provider(200, answer).url)
+    plans = [node(GENERATE, output_keys=("draft",), output_schema=schema, record=on) for on in (True, False)]
+    quoted, kept = (ask(served, plan) for plan in plans)
+
+    assert quoted.failure == kept.failure != ""
+    assert "canary" in message(quoted)
+    assert "canary" not in message(kept) and "record: true" in message(kept)
+
+
 def test_cached_and_reasoning_tokens_are_counted_and_priced(provider: StartProvider):
     """600 tokens at 3 USD, 400 cached at 0.3 USD, 100 out at 15 USD."""
     usage = {

@@ -83,7 +83,7 @@ def test_an_answer_must_satisfy_the_nodes_schema():
 
     assert outputs(ask(plan, ScriptedModel([{"score": 7}]))) == {"score": 7}
     outcome = ask(plan, ScriptedModel([{"score": 70}]))
-    assert outcome.failure == "INVALID_OUTPUT" and "score: 70" in message(outcome)
+    assert outcome.failure == "INVALID_OUTPUT" and "score does not fit maximum: 10" in message(outcome)
 
 
 def test_json_in_a_code_fence_is_json():
