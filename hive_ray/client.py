@@ -427,6 +427,10 @@ class Client:
         """Let a name stand for a graph."""
         return self._send("PUT", f"/v1/agents/{name}", {"graph": graph_content(graph)})
 
+    def policies(self) -> list[dict[str, Any]]:
+        """The rules in force, in order."""
+        return self.get("/v1/policies")["policies"]
+
     def lint(self, graph: GraphLike) -> dict[str, Any]:
         """What is wrong with a graph on this installation."""
         return self.post("/v1/lint", {"graph": graph_content(graph)})

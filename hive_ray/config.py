@@ -268,7 +268,8 @@ class McpSettings(Section):
     env: Mapping[str, TextOrSecret] = {}
     """Environment of the command; secrets by reference."""
     allow_annotations: bool = False
-    """Believe the server's hints (`readOnlyHint`, `idempotentHint`, …) about its tools."""
+    """Believe the server's hints (`readOnlyHint`, `idempotentHint`, …) about its tools. Without it each of
+    them is tagged `destructive` and `unverified`: its calls need approval unless a policy allows them."""
     timeout_s: PositiveFloat | None = None
     """Seconds for one call; by default `timeouts.tool_s`."""
 

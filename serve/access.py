@@ -80,6 +80,7 @@ ROUTES: dict[tuple[str, str], Needs] = {
     ("GET", "/v1/config"): ADMIN,
     ("POST", "/v1/config"): ADMIN,
     # The installation.
+    ("GET", "/v1/policies"): (Scope.READ, Scope.SUBMIT, Scope.APPROVE, Scope.OPERATE),
     ("GET", "/v1/state"): READ,
     ("POST", "/v1/state/upgrade"): ADMIN,
     ("GET", "/v1/status"): "lenient",

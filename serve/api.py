@@ -24,6 +24,7 @@ from serve import (
     routes_limits,
     routes_memory,
     routes_people,
+    routes_policies,
     routes_runs,
     routes_state,
 )
@@ -68,6 +69,7 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
         routes_limits,
         routes_config,
         routes_agents,
+        routes_policies,
         routes_state,
         routes_health,
     ):

@@ -80,6 +80,8 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
     Raises:
         Problem: it does not fit; every place is named.
     """
+    if wait.reason == "policy":
+        return _arguments(wait, body)
     if not wait.form or body.decision in ("did_not_happen", "abort", "resume", "retry"):
         return body.answer
     form = msgspec.json.decode(wait.form)
@@ -94,6 +96,23 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
     if body.decision != "approve":
         # Who rejects or corrects need not fill in all that an approval asks for.
         form = {key: value for key, value in form.items() if key != "required"}
+    _check_form(form, given)
+    return given
+
+
+def _arguments(wait: WaitView, body: Decision) -> dict[str, Any]:
+    """Of a call that a policy asks about: an edit gives all its arguments, any other decision none."""
+    if body.decision != "edit":
+        if body.answer:
+            remedy = "to change the arguments, decide edit"
+            raise invalid("body.answer", f"{body.decision} takes what is shown as it is", remedy)
+        return {}
+    if wait.form:
+        _check_form(msgspec.json.decode(wait.form), body.answer)
+    return body.answer
+
+
+def _check_form(form: dict[str, Any], given: dict[str, Any]) -> None:
     faults = [
         Fault(
             ".".join(["body.answer", *map(str, error.absolute_path)]),
@@ -104,4 +123,3 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
     ]
     if faults:
         raise Problem(422, "invalid", "; ".join(map(str, faults)), faults)
-    return given

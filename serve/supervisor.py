@@ -27,6 +27,7 @@ from hive_ray import config
 from hive_ray.config import SecretRef, Settings, VaultSettings
 from hive_ray.control.envelope import seal_of
 from hive_ray.control.launch import Said, UpOptions, free_port, say
+from hive_ray.control.planning import plan_of
 from hive_ray.control.record import TOKEN_VARIABLE, Place, Record, clean, is_alive, refuse_second
 from hive_ray.errors import (
     ConfigError,
@@ -136,6 +137,7 @@ class _Supervisor:
         options = self._options
         settings = config.load(Path(options.config) if options.config else None)
         settings = _with_options(settings, options)
+        plan_of(settings)  # names every fault of a policy
         if not options.address:
             _check_port(settings.http.host, settings.http.port)
         for reference in sorted(settings.secret_references()):

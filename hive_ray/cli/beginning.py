@@ -128,6 +128,7 @@ def _check_for(graph: Path, values: Mapping[str, Any], config: Path | None, modu
     import asyncio
 
     from hive_ray import config as configuration
+    from hive_ray.control.planning import plan_of
     from hive_ray.errors import Fault, InputError
     from hive_ray.graph.compiler import compile_graph
     from hive_ray.graph.load import load_graph
@@ -135,6 +136,7 @@ def _check_for(graph: Path, values: Mapping[str, Any], config: Path | None, modu
     from hive_ray.workers.tools import Registry
 
     settings = configuration.load(config)
+    plan_of(settings)
     limit, size = settings.limits.max_input_bytes, len(json.dumps(values).encode())
     if size > limit:
         problem = f"is {size} bytes, more than {limit}"

@@ -42,10 +42,12 @@ def _environment(config: Path | None) -> Any:
     import asyncio
 
     from hive_ray import config as configuration
+    from hive_ray.control.planning import plan_of
     from hive_ray.workers.environment import compile_environment
     from hive_ray.workers.tools import Registry
 
     settings = configuration.load(config)
+    plan_of(settings)
     registry = Registry()
     registry.load_modules(settings.tools.modules)
     return asyncio.run(compile_environment(settings, configuration.resolve, registry))

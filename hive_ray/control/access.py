@@ -57,6 +57,7 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     q.GetAgent: ANY,
     q.ListAgents: (READ, SUBMIT, OPERATE),
     q.ListWorkers: ANY,
+    q.ListPolicies: ANY,
     q.GetMemory: (READ,),
     q.ListMemory: (READ,),
     q.ListKeys: (ADMIN,),
@@ -72,7 +73,7 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
 }
 """No scope: any caller who is known. Changing what was charged is for admins: it could pass a budget by."""
 
-_LISTS = (q.ListRuns, q.ListApprovals)
+_LISTS = (q.ListRuns, q.ListApprovals, q.ListPolicies)
 """What an admin may ask about all teams at once."""
 _OF_ALL = (b.ListAccounts, b.ListPools, b.ListParallelRuns)
 """What shows an admin all teams, and anybody else its own."""

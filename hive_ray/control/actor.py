@@ -26,7 +26,7 @@ from hive_ray.control.door import Door, Entered, Refusals
 from hive_ray.control.envelope import Asked, Unsealed, decode_asked, seal_of
 from hive_ray.control.historian import Historian
 from hive_ray.control.io import Broke, Done, Io, attempt
-from hive_ray.control.planning import apply_plan
+from hive_ray.control.planning import apply_plan, plan_of
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.sending import AT_ONCE, Send
@@ -123,6 +123,7 @@ class ControllerImpl:
         log.warning("recovery does not succeed yet: %s", outcome.exception())
 
     def _recover_once(self) -> Recovered:
+        plan_of(self._settings)  # a fault in it stops here, by name
         self._store.probe()
         open_for_work(self._store, self._settings.environment, time.time_ns() // 1000)
         node = ray.get_runtime_context().get_node_id()

@@ -17,6 +17,7 @@ from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import Worker
 from hive_ray.core.parked import Kind, Parked
+from hive_ray.core.policies import is_for_team
 from hive_ray.core.run import Run, encode_run
 from hive_ray.state.owner import Owner, process_is_gone
 
@@ -210,6 +211,16 @@ class ListAgents(msgspec.Struct, frozen=True, tag=True):
         )
 
 
+class ListPolicies(msgspec.Struct, frozen=True, tag=True):
+    """The rules in force, in order, the built-in one last; of other teams' rules none. Empty: every team."""
+
+    team: str
+
+    def look(self, engine: Engine) -> Answer:
+        rules = engine.force.policies.rules
+        return Answer([rule for rule in rules if not self.team or is_for_team(rule, self.team)])
+
+
 class ListWorkers(msgspec.Struct, frozen=True, tag=True):
     def look(self, engine: Engine) -> Answer:
         return Answer(
@@ -289,6 +300,7 @@ QUERIES = (
     ListApprovals,
     GetAgent,
     ListAgents,
+    ListPolicies,
     ListWorkers,
     GetMemory,
     ListMemory,
@@ -302,6 +314,7 @@ Query = (
     | ListApprovals
     | GetAgent
     | ListAgents
+    | ListPolicies
     | ListWorkers
     | GetMemory
     | ListMemory

@@ -102,6 +102,11 @@ def concerns(rule: RulePlan, subject: Subject) -> bool:
     )
 
 
+def is_for_team(rule: RulePlan, team: str) -> bool:
+    """Whether a rule can be about steps of a team."""
+    return _fits(rule.teams, team)
+
+
 def _fits(patterns: tuple[str, ...], *names: str) -> bool:
     """Whether one of the names fits one of the patterns; without patterns every name does."""
     return not patterns or any(_like(pattern, name) for pattern in patterns for name in names if name)

@@ -138,12 +138,16 @@ class StepFacts:
         run, _, visit, _, _ = self._parts()
         set_so_far = visit.loop.outputs if visit.loop is not None else {}
         value = set_so_far.get(CONFIDENCE) or run.memory.get(CONFIDENCE)
-        found = _small(CONFIDENCE, value) if value is not None else None
-        if found is None:
-            return None
-        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
-            raise ValueError("confidence is not a number from 0 to 1")
-        return float(found)
+        return checked_confidence(_small(CONFIDENCE, value) if value is not None else None)
+
+
+def checked_confidence(said: Any) -> float | None:
+    """Raises ``ValueError`` for what is neither null nor a number from 0 to 1."""
+    if said is None:
+        return None
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said <= 1:
+        raise ValueError("confidence is not a number from 0 to 1")
+    return float(said)
 
 
 _PLAIN: dict[str, Callable[[Situation], Any]] = {

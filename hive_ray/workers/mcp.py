@@ -36,6 +36,10 @@ STDERR_LINES = 20
 IDLE_CHECK_S = 1.0
 """An HTTP session that was silent this long is asked for its tools before a call is trusted to it."""
 
+UNVERIFIED = ("destructive", "unverified")
+"""Tags of all tools of a server whose hints are not believed: the protocol takes a tool without hints for
+destructive."""
+
 Resolve = Callable[[SecretRef], str]
 
 
@@ -309,7 +313,7 @@ async def describe(settings: Settings, resolve: Resolve) -> list[ToolInfo]:
 
 
 def _info(name: str, tool: Tool, session: McpSession) -> ToolInfo:
-    idempotent, tags = False, tuple[str, ...]()
+    idempotent, tags = False, UNVERIFIED
     if session.settings.allow_annotations:
         idempotent, tags = _hints(tool)
     timeout_us = round(session.timeout_s * 1e6)

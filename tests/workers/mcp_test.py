@@ -173,17 +173,18 @@ def lost_during_a_call(idempotent: bool) -> Outcome:
 
 
 def test_hints_are_believed_only_of_servers_that_are_trusted(mcp_everything: EverythingServer):
-    """A server's word does not make a tool idempotent unless hive.yaml says so."""
+    """A server's word does not make a tool idempotent, nor harmless, unless hive.yaml says so."""
 
     def hints(allow: bool) -> dict[str, tuple[bool, tuple[str, ...]]]:
         made = settings(all={"url": mcp_everything.url, "allow_annotations": allow})
         infos = asyncio.run(describe(made, config.resolve))
         return {info.name: (info.idempotent, info.tags) for info in infos}
 
-    assert set(hints(False).values()) == {(False, ())}
+    assert set(hints(False).values()) == {(False, ("destructive", "unverified"))}
     trusted = hints(True)
     assert trusted["echo"] == trusted["all.echo"]
     assert any(idempotent for idempotent, _ in trusted.values())
+    assert any(not tags for _, tags in trusted.values())
 
 
 def test_describe_names_a_server_that_does_not_start():
