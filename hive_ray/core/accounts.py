@@ -174,6 +174,8 @@ class Purse:
 
     __slots__ = (
         "account",
+        "aside_nanousd",
+        "aside_tokens",
         "name",
         "plan",
         "strict",
@@ -192,6 +194,8 @@ class Purse:
         bounded = plan if plan is not None and plan.action != Action.DEGRADE else _UNLIMITED
         self.top_nanousd = bounded.nanousd if bounded.nanousd >= 0 else NO_LIMIT
         self.top_tokens = bounded.tokens if bounded.tokens >= 0 else NO_LIMIT
+        self.aside_nanousd = self.aside_tokens = 0
+        """Given to tabs as credit."""
         self.warn_nanousd = self.warn_tokens = NO_LIMIT
         """What is spent when a warning is due."""
         if plan is not None and plan.nanousd >= 0:
@@ -199,94 +203,260 @@ class Purse:
         if plan is not None and plan.tokens >= 0:
             self.warn_tokens = -(-plan.tokens * plan.warn_percent // 100)
 
+    @property
+    def is_due(self) -> bool:
+        """A warning is due."""
+        spent = self.account.present
+        reached = spent.spent_nanousd >= self.warn_nanousd or spent.spent_tokens >= self.warn_tokens
+        return reached and not self.account.warned
 
-NO_LIMIT = 1 << 200
+    def room(self, hold: Hold) -> tuple[int, int, int, int]:
+        """What is left beside a hold, and what of it may be given away without reaching a warning.
+
+        Returns:
+            Nano-dollars and tokens, then the same again; below 0: it does not fit.
+        """
+        account = self.account
+        ledger = account.present if hold.at_us < account.until_us else _NOTHING
+        if self.strict:
+            money = ledger.spent_nanousd + ledger.held_nanousd + hold.nanousd + self.aside_nanousd
+            tokens = ledger.spent_tokens + ledger.held_tokens + hold.tokens + self.aside_tokens
+        else:
+            money = ledger.spent_nanousd + ledger.likely_nanousd + hold.likely_nanousd
+            tokens = ledger.spent_tokens + ledger.likely_tokens + hold.likely_tokens
+        free, free_tokens = self.top_nanousd - money, self.top_tokens - tokens
+        if account.warned:
+            return free, free_tokens, free, free_tokens
+        return (
+            free,
+            free_tokens,
+            min(free, self.warn_nanousd - money),
+            min(free_tokens, self.warn_tokens - tokens),
+        )
+
+
+NO_LIMIT = 1 << 62
 _UNLIMITED = AccountPlan()
+
+
+class Tab:
+    """What the attempts of one team, agent, workflow, pool and model do to their accounts, posted in batches.
+
+    Beside it, how much they may hold without asking the accounts again: that is set aside on each of them.
+    """
+
+    __slots__ = (
+        "aside_nanousd",
+        "aside_tokens",
+        "credit_nanousd",
+        "credit_tokens",
+        "held_nanousd",
+        "held_tokens",
+        "open",
+        "purses",
+        "simple",
+        "spent_nanousd",
+        "spent_tokens",
+        "until_us",
+        "window_us",
+    )
+
+    def __init__(self, purses: list[Purse]) -> None:
+        self.purses = purses
+        self.simple = all(purse.strict for purse in purses)
+        """Nothing but worst cases counts."""
+        self.window_us = self.until_us = 0
+        """Where the present windows of all of them meet."""
+        self.held_nanousd = self.held_tokens = self.spent_nanousd = self.spent_tokens = 0
+        """Not posted yet."""
+        self.credit_nanousd = self.credit_tokens = 0
+        self.aside_nanousd = self.aside_tokens = 0
+        """The credit that was given, used or not."""
+        self.open = False
+        """There is something to post, or to give back."""
+
+
+SHARE_OF_CREDIT = 16
+"""A tab is given so small a part of what is free at once."""
 
 
 class Accounts(msgspec.Struct):
     """All accounts of a partition."""
 
-    by_name: dict[str, Account] = {}
+    posted: dict[str, Account] = {}
     experiences: dict[str, Experience] = {}
     """By ``model/…`` and ``tool/…``."""
     wall_us: int = 0
     """The latest time at which something was held: windows never move back behind it."""
     purses: dict[str, Purse] = {}
-    """By name. An index, as the next."""
-    index: dict[tuple[str, str, str, str, str], list[Purse]] = {}
-    """Purses by what ``names_of`` looks at."""
+    """By name. An index, as the next ones."""
+    tabs: dict[tuple[str, str, str, str, str], Tab] = {}
+    """By what ``names_of`` looks at."""
+    unposted: list[Tab] = []
     plans: InForce | None = None
 
+    @property
+    def by_name(self) -> dict[str, Account]:
+        """Every account, as of now."""
+        self.post()
+        return self.posted
+
     def get(self, name: str) -> Account:
-        account = self.by_name.get(name)
+        """An account, as of now."""
+        self.post()
+        return self._account(name)
+
+    def _account(self, name: str) -> Account:
+        account = self.posted.get(name)
         if account is None:
-            account = self.by_name[name] = Account(name)
+            account = self.posted[name] = Account(name)
         return account
 
     def replan(self, force: InForce) -> None:
         """Other limits are in force."""
-        self.plans, self.purses, self.index = force, {}, {}
+        self.post()
+        self.plans, self.purses, self.tabs = force, {}, {}
 
     def of(self, root: Run, pool: str, subject: str) -> list[Purse]:
-        """What an attempt in a pool, of a model or tool, is charged to."""
+        """What an attempt in a pool, of a model or tool, is charged to, as of now."""
+        self.post()
+        return self._tab(root, pool, subject).purses
+
+    def _tab(self, root: Run, pool: str, subject: str) -> Tab:
         key = (root.team, root.agent, root.graph_name, pool, subject)
-        found = self.index.get(key)
-        if found is None:
-            found = self.index[key] = [self._purse(name) for name in names_of(root, pool, subject)]
-        return found
+        tab = self.tabs.get(key)
+        if tab is None:
+            tab = self.tabs[key] = Tab([self._purse(name) for name in names_of(root, pool, subject)])
+        return tab
 
     def _purse(self, name: str) -> Purse:
         purse = self.purses.get(name)
         if purse is None:
             plan = self.plans.account(name) if self.plans is not None else None
-            purse = self.purses[name] = Purse(self.get(name), plan)
+            purse = self.purses[name] = Purse(self._account(name), plan)
         return purse
+
+    # --- posting -----------------------------------------------------------------------------------
+
+    def post(self) -> None:
+        """Bring every account up to date; no tab has credit after it."""
+        tabs, self.unposted = self.unposted, []
+        for tab in tabs:
+            self._post(tab)
+
+    def _post(self, tab: Tab) -> None:
+        for purse in tab.purses:
+            purse.aside_nanousd -= tab.aside_nanousd
+            purse.aside_tokens -= tab.aside_tokens
+            if tab.held_nanousd or tab.held_tokens or tab.spent_nanousd or tab.spent_tokens:
+                ledger = purse.account.at(tab.window_us)
+                ledger.held_nanousd += tab.held_nanousd
+                ledger.held_tokens += tab.held_tokens
+                ledger.spent_nanousd += tab.spent_nanousd
+                ledger.spent_tokens += tab.spent_tokens
+        tab.held_nanousd = tab.held_tokens = tab.spent_nanousd = tab.spent_tokens = 0
+        tab.credit_nanousd = tab.credit_tokens = tab.aside_nanousd = tab.aside_tokens = 0
+        tab.open = False
+
+    def _open(self, tab: Tab) -> None:
+        if not tab.open:
+            tab.open = True
+            self.unposted.append(tab)
+
+    def _turn(self, tab: Tab, at_us: int) -> None:
+        """A window has begun: what was noted belongs to the ones before."""
+        self.post()
+        bounds = [window(purse.name, at_us) for purse in tab.purses]
+        tab.window_us = max(begin for begin, _ in bounds)
+        tab.until_us = min(end for _, end in bounds)
+
+    # --- holding and settling ------------------------------------------------------------------------
 
     def fits(self, root: Run, hold: Hold) -> bool:
         """Whether every account above a run has room for a hold, no allowance counted."""
-        for purse in self.of(root, hold.pool, hold.subject):
-            account = purse.account
-            ledger = account.present if hold.at_us < account.until_us else _NOTHING
-            if purse.strict:
-                money = ledger.spent_nanousd + ledger.held_nanousd + hold.nanousd
-                tokens = ledger.spent_tokens + ledger.held_tokens + hold.tokens
-            else:
-                money = ledger.spent_nanousd + ledger.likely_nanousd + hold.likely_nanousd
-                tokens = ledger.spent_tokens + ledger.likely_tokens + hold.likely_tokens
-            if money > purse.top_nanousd or tokens > purse.top_tokens:
+        tab = self._tab(root, hold.pool, hold.subject)
+        nanousd, tokens = hold.nanousd, hold.tokens
+        if (
+            nanousd <= tab.credit_nanousd
+            and tokens <= tab.credit_tokens
+            and tab.window_us <= hold.at_us < tab.until_us
+        ):
+            tab.credit_nanousd -= nanousd
+            tab.credit_tokens -= tokens
+            return True
+        if self._has_room(tab, hold):
+            return True
+        # What others have set aside may be enough.
+        self.post()
+        return self._has_room(tab, hold)
+
+    def _has_room(self, tab: Tab, hold: Hold) -> bool:
+        """Ask every account, and take credit for the next ones if there is plenty."""
+        if tab.open:
+            self.unposted.remove(tab)
+            self._post(tab)
+        nanousd = tokens = NO_LIMIT
+        for purse in tab.purses:
+            free, free_tokens, plenty, plenty_tokens = purse.room(hold)
+            if free < 0 or free_tokens < 0:
                 return False
+            nanousd, tokens = min(nanousd, plenty), min(tokens, plenty_tokens)
+        if tab.simple and tab.window_us <= hold.at_us < tab.until_us:
+            self._give(tab, nanousd // SHARE_OF_CREDIT, tokens // SHARE_OF_CREDIT)
         return True
+
+    def _give(self, tab: Tab, nanousd: int, tokens: int) -> None:
+        if nanousd <= 0 or tokens < 0:
+            return
+        tab.credit_nanousd = tab.aside_nanousd = nanousd
+        tab.credit_tokens = tab.aside_tokens = tokens
+        for purse in tab.purses:
+            purse.aside_nanousd += nanousd
+            purse.aside_tokens += tokens
+        self._open(tab)
 
     def hold(self, root: Run, hold: Hold) -> None:
         """An attempt began."""
         at_us = hold.at_us
         if at_us > self.wall_us:
             self.wall_us = at_us
-        for purse in self.of(root, hold.pool, hold.subject):
-            account = purse.account
-            now = account.window_us <= at_us < account.until_us
-            ledger = account.present if now else account.at(at_us)
-            ledger.held_nanousd += hold.nanousd
-            ledger.held_tokens += hold.tokens
-            if not purse.strict:
-                ledger.likely_nanousd += hold.likely_nanousd
-                ledger.likely_tokens += hold.likely_tokens
+        tab = self._tab(root, hold.pool, hold.subject)
+        if at_us >= tab.until_us:
+            self._turn(tab, at_us)
+        if tab.simple and at_us >= tab.window_us:
+            tab.held_nanousd += hold.nanousd
+            tab.held_tokens += hold.tokens
+            if not tab.open:
+                self._open(tab)
+        else:
+            self._note(tab, hold, 1, 0, 0)
 
     def settle(self, root: Run, hold: Hold, nanousd: int, tokens: int) -> None:
         """An attempt is over, or never ran: what it held is free, and what it cost is spent."""
-        at_us = hold.at_us
-        for purse in self.of(root, hold.pool, hold.subject):
-            account = purse.account
-            now = account.window_us <= at_us < account.until_us
-            ledger = account.present if now else account.at(at_us)
-            ledger.held_nanousd -= hold.nanousd
-            ledger.held_tokens -= hold.tokens
+        tab = self._tab(root, hold.pool, hold.subject)
+        within = tab.simple and tab.window_us <= hold.at_us < tab.until_us
+        if within and nanousd <= hold.nanousd and tokens <= hold.tokens:
+            tab.held_nanousd -= hold.nanousd
+            tab.held_tokens -= hold.tokens
+            tab.spent_nanousd += nanousd
+            tab.spent_tokens += tokens
+            if not tab.open:
+                self._open(tab)
+        else:
+            self._note(tab, hold, -1, nanousd, tokens)
+
+    def _note(self, tab: Tab, hold: Hold, sign: int, nanousd: int, tokens: int) -> None:
+        """Post at once."""
+        self.post()
+        for purse in tab.purses:
+            ledger = purse.account.at(hold.at_us)
+            ledger.held_nanousd += sign * hold.nanousd
+            ledger.held_tokens += sign * hold.tokens
             ledger.spent_nanousd += nanousd
             ledger.spent_tokens += tokens
             if not purse.strict:
-                ledger.likely_nanousd -= hold.likely_nanousd
-                ledger.likely_tokens -= hold.likely_tokens
+                ledger.likely_nanousd += sign * hold.likely_nanousd
+                ledger.likely_tokens += sign * hold.likely_tokens
 
     def charge(self, root: Run, hold: Hold, nanousd: int, tokens: int) -> None:
         """A charge is corrected, in the windows in which it was made; nothing is held for it."""
@@ -301,7 +471,8 @@ class Accounts(msgspec.Struct):
 
     def rehold(self, held: Iterable[tuple[Run, Hold]]) -> None:
         """Make the index of what is held from the attempts under way."""
-        for account in self.by_name.values():
+        self.post()
+        for account in self.posted.values():
             for ledger in (account.present, *account.past.values()):
                 ledger.held_nanousd = ledger.held_tokens = 0
                 ledger.likely_nanousd = ledger.likely_tokens = 0
@@ -310,15 +481,10 @@ class Accounts(msgspec.Struct):
 
     def due_for_warning(self, root: Run, hold: Hold) -> list[Purse]:
         """Those that have spent most of their limit in the present window, and nobody was told."""
-        return [
-            purse
-            for purse in self.of(root, hold.pool, hold.subject)
-            if (
-                purse.account.present.spent_nanousd >= purse.warn_nanousd
-                or purse.account.present.spent_tokens >= purse.warn_tokens
-            )
-            and not purse.account.warned
-        ]
+        tab = self._tab(root, hold.pool, hold.subject)
+        if tab.credit_nanousd:
+            return []  # a warning is further away than that
+        return [purse for purse in self.of(root, hold.pool, hold.subject) if purse.is_due]
 
     def facts(self) -> Accounts:
         """What a snapshot keeps."""
