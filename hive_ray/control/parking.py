@@ -404,7 +404,7 @@ def _old_lines(
 ) -> list[RunLine]:
     """The newest ended runs that a query asks for, as many as make a page; none that was ``resumed``."""
     lines: list[RunLine] = []
-    for line in newest_summaries(store, history, query.team, query.before):
+    for line in newest_summaries(store, history, query.team, query.before, query.marks):
         if line["run_id"] not in resumed and query.lets_old_pass(line):
             lines.append(old_line(line))
         if len(lines) == query.limit:

@@ -19,6 +19,7 @@ from hive_ray.core.fleet import Worker
 from hive_ray.core.parked import Kind, Parked
 from hive_ray.core.policies import is_for_team
 from hive_ray.core.run import Run, encode_run
+from hive_ray.state.history import DEAD_LETTERED
 from hive_ray.state.owner import Owner, process_is_gone
 
 PAGE = 100
@@ -133,6 +134,13 @@ class ListRuns(msgspec.Struct, frozen=True, tag=True):
     def _line(self, engine: Engine, run_id: str) -> views.RunLine:
         run = engine.runs.get(run_id)
         return views.run_line(engine, run) if run is not None else views.parked_line(engine, run_id)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Of files of the history that may hold what is asked for; none: of all."""
+        if self.dead_lettered:
+            return (DEAD_LETTERED,)
+        return tuple(self.status.split(",")) if self.status else ()
 
     def lets_old_pass(self, line: Mapping[str, Any]) -> bool:
         """Whether a summary (see ``parquet.RUNS``) is asked for."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import quote
@@ -28,6 +28,7 @@ from hive_ray.state.store import Store
 FORMAT = 1
 EVENTS_FOLDER = "history/"
 RUNS_FOLDER = "runs/"
+DEAD_LETTERED = "dead-lettered"
 MANIFESTS_KEPT = 8
 """Older manifests are deleted once their successors are older than the grace time."""
 
@@ -42,6 +43,8 @@ class HistoryFile(msgspec.Struct, frozen=True):
         first_run: smallest run id in it; ids begin with the time at which a run was submitted.
         newest_us: time of the newest event, or the newest end of a run, Unix microseconds.
         digest: BLAKE2b-128 of the file, hexadecimal.
+        marks: of a file of runs, the statuses in it, and ``DEAD_LETTERED`` if one is; None where that was
+            not noted.
     """
 
     name: str
@@ -56,10 +59,15 @@ class HistoryFile(msgspec.Struct, frozen=True):
     last_run: str
     newest_us: int
     digest: str
+    marks: tuple[str, ...] | None = None
 
     def may_hold(self, run: str) -> bool:
         """Whether rows of a run may be in it."""
         return self.first_run <= run <= self.last_run
+
+    def is_marked(self, marks: Collection[str]) -> bool:
+        """Whether a run with one of some marks may be in it; with no marks, any run."""
+        return not marks or self.marks is None or any(mark in marks for mark in self.marks)
 
 
 class Dropped(msgspec.Struct, frozen=True):

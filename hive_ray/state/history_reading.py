@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -162,18 +162,21 @@ def descendants(store: Store, manifest: HistoryManifest, run: str) -> list[str]:
 
 
 def newest_summaries(
-    store: Store, manifest: HistoryManifest, team: str = "", before: str = ""
+    store: Store, manifest: HistoryManifest, team: str = "", before: str = "", marks: Collection[str] = ()
 ) -> Iterator[dict[str, Any]]:
     """Summaries by id, newest first, without the runs' states; files are read as they are needed.
 
     Args:
         team: of this team only; of all by default.
         before: ids that sort before this one only.
+        marks: files without any of them need not be read (see ``HistoryFile``); others may be among the runs.
     """
     files = [
         file
         for file in manifest.of("runs")
-        if (not team or file.team == team) and (not before or file.first_run < before)
+        if (not team or file.team == team)
+        and (not before or file.first_run < before)
+        and file.is_marked(marks)
     ]
     files.sort(key=lambda file: file.last_run, reverse=True)
     columns = [name for name in parquet.RUNS.names if name not in parquet.HIDDEN]

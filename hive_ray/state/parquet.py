@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from hive_ray.errors import Corrupt
 from hive_ray.state.event_rows import EventRow
-from hive_ray.state.history import HistoryFile, digest_of
+from hive_ray.state.history import DEAD_LETTERED, HistoryFile, digest_of
 from hive_ray.state.segments import Row
 
 GROUP_ROWS = 8_192
@@ -166,8 +166,14 @@ def encode_file(name: str, kind: Any, date: str, team: str, table: Any) -> tuple
     file = HistoryFile(
         name, kind, date, team, ordered.num_rows, len(data), min(seqs), max(seqs),
         runs[0].as_py(), runs[-1].as_py(), max(newest), digest_of(data),
+        _marks(ordered) if kind == "runs" else None,
     )  # fmt: skip
     return file, data
+
+
+def _marks(runs: Any) -> tuple[str, ...]:
+    statuses = sorted(runs.column("status").unique().to_pylist())
+    return (*statuses, *((DEAD_LETTERED,) if True in runs.column("dead_lettered").to_pylist() else ()))
 
 
 def read_columns(file: HistoryFile, data: Any, columns: Sequence[str] | None = None) -> Any:

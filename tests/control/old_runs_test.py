@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import ListRuns
 from hive_ray.control.shell import Action
@@ -55,6 +57,30 @@ def test_pages_are_in_order_of_ids_whatever_day_they_were_submitted(store: Memor
     rest = [line.run_id for line in world.asked(ListRuns(limit=2, before=page[-1]))]
 
     assert page + rest == ["c", "b", "a"]
+
+
+def test_a_rare_status_is_looked_for_only_where_it_is(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    """The manifest tells which statuses are in a file, so that the others are not read."""
+    world = World(store, [GRAPH, LOST])
+    world.driver.command(submit("f", graph=LOST.version))
+    world._exchange()
+    (lease,) = world.driver.replies[world.waiting].leases
+    world._exchange(done(lease, "TOOL_ERROR"))
+    left(world, "a", "b")
+    left(world, "g", "h")
+    read: list[str] = []
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda name: (read.append(name), get(name))[1])
+
+    found: dict[str, list[str]] = {}
+    files: dict[str, int] = {}
+    for status in ("failed", "succeeded", "cancelled,failed"):
+        read.clear()
+        found[status] = [line.run_id for line in world.asked(ListRuns(status=status, before="i"))]
+        files[status] = sum(name.startswith("runs/") for name in read)
+
+    assert found == {"failed": ["f"], "succeeded": [], "cancelled,failed": ["h", "g", "f", "b", "a"]}
+    assert files["failed"] == 1 and files["succeeded"] == 0 and files["cancelled,failed"] > 1
 
 
 class SlowLists(Driver):
