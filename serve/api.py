@@ -14,6 +14,7 @@ from serve import (
     problems,
     routes_agents,
     routes_artifacts,
+    routes_breakers,
     routes_budgets,
     routes_bulk,
     routes_config,
@@ -59,6 +60,7 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
     for routes in (
         routes_runs,
         routes_forks,
+        routes_breakers,
         routes_bulk,
         routes_costs,
         routes_artifacts,

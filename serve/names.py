@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from hive_ray.config_breakers import BreakerName
 from hive_ray.config_budgets import AccountName, RatedName, RunningName
 from hive_ray.errors import NotFound
 from hive_ray.graph.spec import nearest
@@ -15,6 +16,7 @@ from serve.problems import invalid
 
 _ACCOUNT: TypeAdapter[str] = TypeAdapter(AccountName)
 _RATED: TypeAdapter[str] = TypeAdapter(RatedName)
+_BROKEN: TypeAdapter[str] = TypeAdapter(BreakerName)
 _RUNNING: TypeAdapter[str] = TypeAdapter(RunningName)
 
 
@@ -36,6 +38,11 @@ def check_rated(backend: Backend, name: str) -> str:
 def check_running(name: str) -> str:
     """The name of a team or an agent; raises as ``check_account``."""
     return _checked(_RUNNING, name)
+
+
+def check_broken(backend: Backend, name: str) -> str:
+    """The name of a model or a tool that has a breaker; raises as ``check_account``."""
+    return _known(backend, _checked(_BROKEN, name))
 
 
 def check_pool(backend: Backend, name: str) -> str:

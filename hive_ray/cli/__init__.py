@@ -14,6 +14,7 @@ from typing import Any
 from hive_ray.cli import (
     api_keys,
     beginning,
+    breakers,
     costs,
     forks,
     graphs,
@@ -46,6 +47,7 @@ _COMMANDS = (
     kept,
     sql,
     state,
+    breakers,
     costs,
     keys,
     api_keys,

@@ -13,6 +13,7 @@ import msgspec
 
 from hive_ray.control import budget_views as b
 from hive_ray.control import queries as q
+from hive_ray.control.breaker_views import GetBreaker, ListBreakers
 from hive_ray.core import commands as c
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine
@@ -68,6 +69,8 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     b.ListPools: (READ, OPERATE),
     b.ListParallelRuns: (READ, OPERATE),
     b.GetMaintenance: ANY,
+    GetBreaker: (READ, OPERATE),
+    ListBreakers: (READ, OPERATE),
     b.GetPlan: (ADMIN,),
     q.WhoAmI: (),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hive_ray.control import budget_views, views
+from hive_ray.control.breaker_views import BreakerQuery
 from hive_ray.control.budget_views import BudgetQuery
 from hive_ray.control.standing import standing
 from hive_ray.control.views import Answer
@@ -328,6 +329,7 @@ Query = (
     | ListMemory
     | ListKeys
     | BudgetQuery
+    | BreakerQuery
 )
 Request = Command | Query | WatchRun | WhoAmI
 

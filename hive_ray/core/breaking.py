@@ -38,6 +38,7 @@ class Breaking:
         self._windows: dict[str, tuple[BreakerPlan, Window]] = {}
         self._due: dict[str, int] = {}
         """When an open breaker may be probed, by the monotonic clock."""
+        self._mono_us = 0
 
     @property
     def minds(self) -> bool:
@@ -109,6 +110,7 @@ class Breaking:
         if not is_counted(plan, outcome.failure):
             return
         window = self._window(name, plan)
+        self._mono_us = max(self._mono_us, now.mono_us)
         window.add(*is_bad(plan, outcome.failure, outcome.duration_us), now.mono_us)
         counts = window.counts(now.mono_us)
         reason = opens(plan, counts)
@@ -121,10 +123,10 @@ class Breaking:
             known = self._windows[name] = (plan, Window(plan.window_us))
         return known[1]
 
-    def counts(self, name: str, now: Moment) -> Counts:
-        """What the window of a breaker holds."""
+    def counts(self, name: str) -> Counts:
+        """What the window of a breaker held when time was looked at last."""
         known = self._windows.get(name)
-        return known[1].counts(now.mono_us) if known is not None else Counts()
+        return known[1].counts(self._mono_us) if known is not None else Counts()
 
     def names(self) -> list[str]:
         """Every breaker that has counted something, or is not closed."""
@@ -142,6 +144,7 @@ class Breaking:
 
     def sweep(self, now: Moment) -> None:
         """Free probes whose attempt is gone, and close what is no longer configured."""
+        self._mono_us = now.mono_us
         for name, breaker in list(self._engine.fleet.breakers.items()):
             if breaker.forced:
                 continue

@@ -92,7 +92,8 @@ def _subject(situation: Situation) -> Subject:
 
 
 def _tool(situation: Situation) -> ToolPlan | None:
-    return agent_loop.tool_plan(situation.node, situation.step.name)
+    name = situation.step.name
+    return agent_loop.tool_plan(situation.node, name) or situation.node.stand_in(name)
 
 
 def _tags(situation: Situation) -> tuple[str, ...]:

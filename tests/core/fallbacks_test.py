@@ -264,6 +264,15 @@ def test_where_the_other_one_has_an_open_breaker_too_the_next_is_taken():
     assert (run.status, run.attempts, story.memory()["a"]) == ("succeeded", 0, "none")
 
 
+def test_policies_look_at_the_tool_that_took_the_place():
+    """One that is destructive is asked about, though the node's own is not."""
+    destructive = ToolPlan("backup", "function", True, tags=("destructive",))
+    story = away(to(tool=destructive))
+    assert story.leases() == {}
+
+    assert story.wait()[1].reason == "policy"
+
+
 # --- a person ---------------------------------------------------------------------------------------
 
 
