@@ -127,6 +127,7 @@ class _Ledger:
 _KINDS = frozenset(
     (
         "RunSubmitted",
+        "RunForked",
         "NodeEntered",
         "StepQueued",
         "StepSucceeded",

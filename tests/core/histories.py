@@ -18,12 +18,11 @@ from hive_ray.core.evolution import begin_fork
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.longterm import Bounds, is_item
-from hive_ray.core.messages import Lease, MemoryWrite, StepContent, StepKind, Usage
+from hive_ray.core.messages import Lease, StepContent, StepKind, Usage
 from hive_ray.core.run import Run, decode_run, encode_run
-from hive_ray.core.values import inline
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 from tests.core.graphs import HOUR_US, Facts
-from tests.core.random_graphs import produced, random_graph
+from tests.core.random_graphs import produced, random_graph, writes
 from tests.core.story import Story, values
 
 T = TypeVar("T")
@@ -131,11 +130,11 @@ class History(Story):
             lease, reserved = taken
             given = produced(self.engine.graphs[lease.graph], lease, b)
             usage = Usage(2, 1) if lease.kind is StepKind.LLM else None
-            writes = _writes(lease, b)
+            brought = writes(lease, b)
             if lease.kind in (StepKind.FUNCTION, StepKind.TOOL) and b % 3 == 1:
                 given = msgspec.structs.replace(given, artifacts=(_artifact(lease, b),))
             cost = min(b % 7, reserved)
-            self._say(lambda: self.report(lease, given, cost_nanousd=cost, usage=usage, memory=writes))
+            self._say(lambda: self.report(lease, given, cost_nanousd=cost, usage=usage, memory=brought))
 
     def _on_fail(self, a: int, b: int) -> None:
         taken = self._take(a)
@@ -358,22 +357,6 @@ class History(Story):
                 if event.kind in ("llm", "decide", "collect") or declared:
                     found.add((event.run, event.serial, event.call))
         return found
-
-
-def _writes(lease: Lease, b: int) -> tuple[MemoryWrite, ...]:
-    """What a Python step writes into long-term memory: some of it only where it still has what it read."""
-    if lease.kind not in (StepKind.FUNCTION, StepKind.TOOL):
-        return ()
-    version = -1
-    for read in lease.memory.reads if lease.memory else ():
-        version = read.version if read.address == "agent:n" and b % 2 else version
-    value = None if b % 11 == 0 else inline(b)
-    writes = (
-        MemoryWrite("agent", "n", value, version),
-        MemoryWrite("run", f"k{b % 3}", inline(b)),
-        MemoryWrite("team", f"t{b % 9}", None if b % 5 == 0 else inline(b)),
-    )
-    return writes[: b % 4]
 
 
 def _artifact(lease: Lease, b: int) -> Artifact:

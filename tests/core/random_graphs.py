@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall
+from hive_ray.core.messages import Lease, MemoryWrite, StepContent, StepKind, ToolCall
 from hive_ray.core.values import inline
 from hive_ray.graph.asking import Asked, AskPlan, Final
 from hive_ray.graph.compiled import CompiledGraph, EdgeCondition, ModelPlan, NodeKind, NodePlan, RetryPlan
@@ -146,3 +146,19 @@ def _turn(node: NodePlan, b: int) -> StepContent:
         question=inline("?") if node.client_facing and b % 5 == 4 else None,
         done=node.kind is NodeKind.LLM_TOOL_USE and not calls,
     )
+
+
+def writes(lease: Lease, b: int) -> tuple[MemoryWrite, ...]:
+    """What a Python step writes into long-term memory: some of it only where it still has what it read."""
+    if lease.kind not in (StepKind.FUNCTION, StepKind.TOOL):
+        return ()
+    version = -1
+    for read in lease.memory.reads if lease.memory else ():
+        version = read.version if read.address == "agent:n" and b % 2 else version
+    value = None if b % 11 == 0 else inline(b)
+    made = (
+        MemoryWrite("agent", "n", value, version),
+        MemoryWrite("run", f"k{b % 3}", inline(b)),
+        MemoryWrite("team", f"t{b % 9}", None if b % 5 == 0 else inline(b)),
+    )
+    return made[: b % 4]

@@ -11,54 +11,76 @@ from hive_ray.control.replaying import replay_run
 from hive_ray.core.engine import Engine
 from hive_ray.state import ledger as bills
 from hive_ray.state.backup import backup, restore
-from hive_ray.state.blobs import Blobs
-from hive_ray.state.content import PlainCodec
-from hive_ray.state.key_providers import LocalKey
-from hive_ray.state.keyring import Keyring
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.memory_store import MemoryStore, forget_memory
 from hive_ray.state.store import Store
 from hive_ray.state.verify import Inspected, verify
+from hive_ray.testing import GatedStore
 from tests.core.graphs import Facts
-from tests.simulation.controller import DIGEST_KEY, ENVIRONMENT
+from tests.simulation.controller import ENVIRONMENT
+from tests.simulation.storage import Storage, codec_over, damaged, says_the_same
 from tests.simulation.world import World
 
 _NAMES = count()
 RUNS_REPLAYED = 3
+DAMAGES = 4
 
 
-def inspected(store: Store) -> Inspected:
-    blobs = Blobs(store, PlainCodec(), DIGEST_KEY)
-    holder = LocalKey(b"k" * 32, "the simulation")
-    return Inspected(
-        store,
-        Keyring(store, lambda create: (holder, ())),
-        PlainCodec(),
-        blobs,
-        partial(decode_item, PlainCodec()),
-    )
+def far(store: Store) -> Store:
+    """The same store, as if every request took its time: much is read at once, on threads."""
+    gated = GatedStore(store, _nothing, _nothing)
+    gated.inline = False
+    return gated
 
 
-def check_store(store: Store) -> None:
+def _nothing(operation: str, name: str) -> None:
+    """No fault."""
+
+
+def inspected(storage: Storage, store: Store) -> Inspected:
+    """A state in a store, with the keys of a history."""
+    keyring = storage.keyring_over(store)
+    codec, blobs = codec_over(store, keyring if storage.keyring is not None else None)
+    return Inspected(store, keyring, codec, blobs, partial(decode_item, codec))
+
+
+def check_store(storage: Storage, store: Store) -> None:
     """Everything in it is whole, and what is referred to is there."""
-    faults = verify(inspected(store)).faults
+    faults = verify(inspected(storage, store)).faults
     assert not faults, f"verify finds {faults[:3]}"
+
+
+def check_damage(world: World) -> None:
+    """Whatever is damaged, ``verify`` says so by name, or it was not needed; and it never breaks down."""
+    storage = world.storage
+    names, needed = storage.raw.list(""), storage.needed()
+    for _ in range(DAMAGES):
+        name = world.pick(needed if needed and world.chance.random() < 0.5 else names)
+        data = storage.raw.get(name)
+        worse = damaged(data, world.chance.random())
+        if name in needed and says_the_same(name, data, worse):
+            continue
+        storage.raw.put(name, worse)
+        faults = verify(inspected(storage, storage.raw)).faults
+        storage.raw.put(name, data)
+        found = any(fault.name.startswith(name) for fault in faults)
+        assert found or name not in needed, f"verify finds no fault in {name}, only {faults[:3]}"
 
 
 def check_copy(world: World, live: Engine) -> None:
     """A backup, restored elsewhere and adopted, holds the same runs."""
     names = [f"copy-{next(_NAMES)}", f"restored-{next(_NAMES)}"]
-    copy, place = (MemoryStore(name) for name in names)
+    copy, place = (far(MemoryStore(name)) for name in names)
     try:
-        backup(world.raw, copy, ENVIRONMENT, lambda: world.clock.wall_us)
+        backup(far(world.storage.raw), copy, ENVIRONMENT, lambda: world.clock.wall_us)
         restore(copy, place)
-        check_store(place)
+        check_store(world.storage, place)
         far_us = world.clock.wall_us + 3_600_000_000
         adopt_state(place, ENVIRONMENT, far_us)
         open_for_work(place, ENVIRONMENT, far_us)
         owner = world.controllers[0].owner
-        blobs = Blobs(place, PlainCodec(), DIGEST_KEY)
-        found = recover(place, blobs, PlainCodec(), Facts(), 0, owner, far_us, "copy", parks=True).engine
+        there = inspected(world.storage, place)
+        found = recover(place, there.blobs, there.codec, Facts(), 0, owner, far_us, "copy", parks=True).engine
         assert found.seq == live.seq, f"the copy ends at {found.seq}, the state at {live.seq}"
     finally:
         for name in names:
@@ -67,14 +89,15 @@ def check_copy(world: World, live: Engine) -> None:
 
 def check_replays(world: World) -> None:
     """``hive-ray replay`` finds that a run is what its events make of it."""
-    blobs = Blobs(world.raw, PlainCodec(), DIGEST_KEY)
-    for run_id in list(world.ledger.runs)[:RUNS_REPLAYED]:
-        verdict = replay_run(world.raw, PlainCodec(), blobs, run_id)
+    there = inspected(world.storage, world.storage.raw)
+    for run_id in world.ledger.names[:RUNS_REPLAYED]:
+        verdict = replay_run(there.store, there.codec, there.blobs, run_id)
         assert verdict.ok, f"{run_id}: {verdict}"
 
 
 def check_bills(world: World) -> None:
     """What a bill is compared with is what was charged."""
-    total = sum(charge.nanousd for charge in bills.charges(world.raw))
-    charged = sum(attempt.charged for attempt in world.ledger.attempts.values())
+    total = sum(charge.nanousd for charge in bills.charges(world.storage.raw))
+    ledger = world.ledger
+    charged = sum(attempt.charged for attempt in ledger.attempts.values()) + sum(ledger.corrected.values())
     assert total == charged, f"the ledger of bills holds {total}, charged was {charged}"

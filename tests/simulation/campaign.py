@@ -43,6 +43,7 @@ class Totals(msgspec.Struct):
     """Histories in which the faults left less than 100 run-steps, or which had less than three kinds."""
     seconds: float = 0.0
     faults: dict[str, int] = {}
+    moves: dict[str, int] = {}
     failures: list[Failure] = []
 
     def add(self, told: Told) -> None:
@@ -51,8 +52,8 @@ class Totals(msgspec.Struct):
         self.events += told.events
         self.inputs += told.inputs
         self.short += told.steps < LEAST_STEPS or len(told.faults) < LEAST_KINDS
-        for kind, number in told.faults.items():
-            self.faults[kind] = self.faults.get(kind, 0) + number
+        _add(self.faults, told.faults)
+        _add(self.moves, told.moves)
 
     def join(self, other: Totals) -> None:
         self.histories += other.histories
@@ -60,19 +61,28 @@ class Totals(msgspec.Struct):
         self.events += other.events
         self.inputs += other.inputs
         self.short += other.short
-        for kind, number in other.faults.items():
-            self.faults[kind] = self.faults.get(kind, 0) + number
+        _add(self.faults, other.faults)
+        _add(self.moves, other.moves)
         self.failures.extend(other.failures)
 
     def summary(self) -> str:
-        """One line, and one of the faults by kind."""
+        """One line, one of the faults by kind, one of what else was done."""
         rate = self.steps / max(self.seconds, 1e-9)
-        faults = " ".join(f"{kind}={number}" for kind, number in sorted(self.faults.items()))
         return (
             f"{self.histories} histories, {len(self.failures)} failed, {self.short} short, "
             f"{self.steps} run-steps ({self.events} events), {sum(self.faults.values())} faults, "
-            f"{self.seconds:.0f} s, {rate:.0f} run-steps/s\n{faults}"
+            f"{self.seconds:.0f} s, {rate:.0f} run-steps/s\n"
+            f"faults: {_listed(self.faults)}\nmoves: {_listed(self.moves)}"
         )
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for name, number in more.items():
+        counts[name] = counts.get(name, 0) + number
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return " ".join(f"{name}={number}" for name, number in sorted(counts.items()))
 
 
 def play(seed: int) -> Told | Failure:

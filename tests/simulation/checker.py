@@ -87,6 +87,8 @@ class Checker:
         """Money and waits of a family add up in its root, and its budget holds."""
         root = self._engine.runs[root_id]
         members = self._members[root_id]
+        if root_id not in self._held:
+            self._look_at(root)  # it was loaded for the sake of a child, and nothing has touched it
         if len(members) == 1:
             held, waits = self._held[root_id], self._waits[root_id]
         else:

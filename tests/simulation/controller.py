@@ -18,29 +18,25 @@ from hive_ray.control.sending import Send
 from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
-from hive_ray.core.commands import Refused, Register, Submit
+from hive_ray.core.commands import Fork, Refused, Register, Submit
 from hive_ray.core.events import Draft, Event
 from hive_ray.core.keys import STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeRequest
 from hive_ray.core.outbox import Sent
 from hive_ray.errors import Corrupt, StoreError, Unavailable
-from hive_ray.state.blobs import Blobs
-from hive_ray.state.content import ContentCodec, PlainCodec, SealingCodec
 from hive_ray.state.journal import Committed, FencedBy, Journal, PendingWrite, Retry, write_pending
-from hive_ray.state.keyring import Keyring
 from hive_ray.state.lineage import open_for_work
 from hive_ray.state.owner import Owner
 from hive_ray.state.retention import Retention
-from hive_ray.state.store import Store
 from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
 from tests.simulation.checker import Checker
+from tests.simulation.storage import codec_over
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ENVIRONMENT = "simulation"
-DIGEST_KEY = b"k" * 32
 TICK_US, MOST_TICK_US = 100_000, 800_000
 RETRY_WRITE_US = 200_000
 RETRY_RECOVERY_US = 300_000
@@ -49,14 +45,6 @@ UNLUCKY_TRIES = 6
 """Recoveries that fail before the store is spared: with hundreds of segments none might ever succeed."""
 MOST_TRIES = 4
 """After which another cluster gives up waiting for the owner to become stale."""
-
-
-def codec_over(store: Store, keyring: Keyring | None) -> tuple[ContentCodec, Blobs]:
-    """Content sealed by a keyring, or plain without one."""
-    if keyring is None:
-        return PlainCodec(), Blobs(store, PlainCodec(), DIGEST_KEY)
-    codec = SealingCodec(keyring)
-    return codec, Blobs(store, codec, DIGEST_KEY, keyring.digest_key)
 
 
 class Controller:
@@ -78,8 +66,8 @@ class Controller:
         self.busy = 0
         """Blocking work under way, in which others may run."""
         self._touched: dict[str, None] = {}
-        self._store = world.open_store(self._before, self._after)
-        self._keyring = world.open_keyring(self._store)
+        self._store = world.storage.open_store(self._before, self._after)
+        self._keyring = world.storage.open_keyring(self._store)
         self._codec, self._blobs = codec_over(self._store, self._keyring)
         self._in_flight: PendingWrite | None = None
         self._calls: dict[int, tuple[Call, object]] = {}
@@ -348,7 +336,7 @@ class Controller:
         if shell is None:
             call.fail()
             return
-        refused = self._know_graph(shell, request)
+        refused = self._know_graph(shell, request) or self._know_key(request)
         if refused is not None:
             call.answer(Answer(refused=refused))
             return
@@ -375,9 +363,19 @@ class Controller:
                 shell.command(number, request, clock)
 
     def _know_graph(self, shell: Shell, request: Any) -> Refused | None:
-        if isinstance(request, Submit | Register) and request.graph not in shell.engine.graphs:
+        if isinstance(request, Submit | Fork | Register) and request.graph not in shell.engine.graphs:
             try:
                 shell.engine.add_graph(load_graph(self._blobs, request.graph))
+            except StoreError as error:
+                return Refused("unavailable", str(error), 1.0)
+        return None
+
+    def _know_key(self, request: Any) -> Refused | None:
+        """Have the page of a new run's key here before the shell seals with it."""
+        if self._keyring is not None and isinstance(request, Submit | Fork) and request.key:
+            try:
+                if not self._keyring.knows(request.key):
+                    self._keyring.load(request.key)
             except StoreError as error:
                 return Refused("unavailable", str(error), 1.0)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ import msgspec
 from hive_ray.control import buckets
 from hive_ray.control.recovery import load_graph
 from hive_ray.core.engine import Engine
+from hive_ray.core.parked import Parked
 from hive_ray.core.run import Run
-from hive_ray.state.memory_store import forget_memory
 from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
@@ -42,6 +43,8 @@ class Told(NamedTuple):
     """Durable events, each checked."""
     inputs: int
     faults: dict[str, int]
+    moves: dict[str, int]
+    """What was done that is no fault."""
 
 
 class History:
@@ -64,10 +67,15 @@ class History:
             self._end()
             self._reckon()
         finally:
-            forget_memory(self.world._space)
+            self.world.storage.clear()
         ledger = self.world.ledger
         return Told(
-            self.world.seed, len(ledger.seen), ledger.events, self.world.inputs, self.world.all_faults()
+            self.world.seed,
+            len(ledger.seen),
+            ledger.events,
+            self.world.inputs,
+            self.world.all_faults(),
+            self.world.moves,
         )
 
     def _begin(self) -> None:
@@ -81,9 +89,9 @@ class History:
         self.people = People(world)
         plan = self.plan
         monkey.set_rates(world)
-        Player(world, monkey.MOVES, Pace(plan.every_us, plan.every_steps, plan.most_faults), world.faults)
-        Player(world, operators.MOVES, Pace(plan.every_us, 8), world.faults)
-        Player(world, onlooker.MOVES, Pace(200_000, 16), world.moves)
+        Player(world, monkey.MOVES, Pace(plan.every_us, plan.every_steps, plan.most_faults))
+        Player(world, operators.MOVES, Pace(plan.every_us, 8))
+        Player(world, onlooker.MOVES, Pace(200_000, 16))
 
     def _live(self) -> None:
         """Until enough steps were given out, or too much time went by."""
@@ -126,7 +134,7 @@ class History:
         weather.error = weather.lost = 0.0
         weather.full = weather.down = False
         outside.failure_rate = outside.slow_rate = 0.0
-        world.mend()
+        world.storage.mend()
         for controller in world.controllers:
             controller.process.fuse = 0
             controller.process.go_on()
@@ -153,7 +161,7 @@ class History:
 
     def _is_over(self) -> bool:
         world = self.world
-        if self._left() or not all(user.idle for user in self.users):
+        if self._left() or world.branching or not all(user.idle for user in self.users):
             return False
         controller = world.ready()
         if controller is None or controller.shell is None or controller.decided:
@@ -175,21 +183,26 @@ class History:
             derived = self._replayed()
             self._check_replay(derived, engine)
             self._check_runs(derived)
-            self._check_money(derived)
-            self._look_back(engine)
+            self._check_money(derived.runs)
+        self._check_money(engine.runs)
+        self._check_money(engine.parked)
+        self._look_back(engine)
         self._check_recovery(engine)
 
     def _look_back(self, engine: Engine) -> None:
         """Now and then, as operators do: it reads everything again."""
         way = self.world.seed % (8 if self.world.ledger.events < MANY_EVENTS else 32)
+        world = self.world
         if way == 0:
-            afterwards.check_store(self.world.raw)
+            afterwards.check_store(world.storage, world.storage.raw)
         elif way == 1:
-            afterwards.check_copy(self.world, engine)
-        elif way == 2:
-            afterwards.check_replays(self.world)
-        elif way == 3:
-            afterwards.check_bills(self.world)
+            afterwards.check_copy(world, engine)
+        elif way == 2 and not self.plan.retention_days:
+            afterwards.check_replays(world)
+        elif way == 3 and not self.plan.retention_days:
+            afterwards.check_bills(world)
+        elif way == 4:
+            afterwards.check_damage(world)
 
     def _check_runs(self, engine: Engine) -> None:
         for run_id in self.world.acknowledged_runs:
@@ -198,8 +211,8 @@ class History:
         for run in engine.runs.values():
             assert not run.orphans and not run.reserved_nanousd, f"{run.id} still holds something"
 
-    def _check_money(self, engine: Engine) -> None:
-        """Each run's ledger is the sum of its attempts, as counted outside."""
+    def _check_money(self, runs: Mapping[str, Run | Parked]) -> None:
+        """Each run's ledger is the sum of its attempts, as counted outside, and of corrections."""
         ledger, bills = self.world.ledger, self.world.outside.bills
         spent = dict.fromkeys(ledger.runs, 0)
         for key, attempt in ledger.attempts.items():
@@ -211,13 +224,18 @@ class History:
                 reported = bill.cost_nanousd if bill is not None and not bill.seen else 0
                 cost = max(attempt.reserved, reported)
             assert attempt.charged == cost, f"{key} was charged {attempt.charged}, it cost {cost}"
-            run_id = key[0]
-            while run_id:
-                spent[run_id] += cost
-                run_id = ledger.runs[run_id]
-        for run_id, total in spent.items():
-            found = engine.runs[run_id].spent_nanousd
+            self._charge(spent, key[0], cost)
+        for run_id, amount in ledger.corrected.items():
+            self._charge(spent, run_id, amount)
+        for run_id, run in runs.items():
+            found, total = run.spent_nanousd, spent[run_id]
             assert found == total, f"{run_id} spent {found}, its attempts cost {total}"
+
+    def _charge(self, spent: dict[str, int], run_id: str, nanousd: int) -> None:
+        """A run and its ancestors."""
+        while run_id:
+            spent[run_id] += nanousd
+            run_id = self.world.ledger.runs[run_id]
 
     def _check_effects(self) -> None:
         """Whatever took effect stands in the journal: as a success, a failure, or as unknown."""
@@ -268,9 +286,9 @@ class History:
         world = self.world
         engine = Engine(Facts(), buckets.take)
         for version in world.graphs:
-            engine.add_graph(load_graph(world.blobs, version))
-        for row in every_row(world.raw, 0):
-            found = read_row(f"row {row.seq}", row, world.codec)
+            engine.add_graph(load_graph(world.storage.blobs, version))
+        for row in every_row(world.storage.raw, 0):
+            found = read_row(f"row {row.seq}", row, world.storage.codec)
             if found is not None:
                 engine.replay(found.seq, found.time_us, found.event, found.content)
         engine.restored()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from hive_ray.core import events as ev
 from hive_ray.core.fleet import AttemptRef, StepRef
 
@@ -26,37 +28,45 @@ class Attempt:
         """What the journal says that it cost, corrections included."""
 
 
-class Ledger:
+class Ledger(msgspec.Struct):
     """Attempts, approvals, runs and their ends, as of the last durable event."""
 
-    def __init__(self) -> None:
-        self.seq = 0
-        self.at_us = 0
-        self.events = 0
-        self.moves = 0
-        """Events of runs: something goes on."""
-        self.started = 0
-        """Attempts given out."""
-        self.attempts: dict[AttemptRef, Attempt] = {}
-        self.given: set[tuple[str, int, int, int, int]] = set()
-        """Every attempt that was ever given out, with the epoch that gave it."""
-        self.seen: dict[AttemptRef, bool] = {}
-        """Attempts that ended in the journal; whether anybody saw the end."""
-        self.asked_about: dict[str, StepRef] = {}
-        """Open questions about unknown outcomes to the call that they are about."""
-        self.answers: dict[str, str] = {}
-        self.questions: dict[str, None] = {}
-        self.runs: dict[str, str] = {}
-        """Run to its parent."""
-        self.names: list[str] = []
-        """Every run, oldest first."""
-        self.live: dict[str, None] = {}
-        self.ended: dict[str, str] = {}
-        """Run to the kind of its end."""
-        self.used_keys: dict[str, tuple[str, int]] = {}
-        """Idempotency key to the run that it made last, and when."""
-        self.unknown: dict[StepRef, None] = {}
-        """Calls of which it was said that their outcome is unknown."""
+    seq: int = 0
+    at_us: int = 0
+    events: int = 0
+    moves: int = 0
+    """Events of runs: something goes on."""
+    started: int = 0
+    """Attempts given out."""
+    attempts: dict[AttemptRef, Attempt] = {}
+    given: set[tuple[str, int, int, int, int]] = set()
+    """Every attempt that was ever given out, with the epoch that gave it."""
+    seen: dict[AttemptRef, bool] = {}
+    """Attempts that ended in the journal; whether anybody saw the end."""
+    asked_about: dict[str, StepRef] = {}
+    """Open questions about unknown outcomes to the call that they are about."""
+    answers: dict[str, str] = {}
+    questions: dict[str, None] = {}
+    runs: dict[str, str] = {}
+    """Run to its parent."""
+    names: list[str] = []
+    """Every run, oldest first."""
+    live: dict[str, None] = {}
+    ended: dict[str, str] = {}
+    """Run to the kind of its end."""
+    used_keys: dict[str, tuple[str, int]] = {}
+    """Idempotency key to the run that it made last, and when."""
+    forks: dict[str, str] = {}
+    """Forked run to its parent."""
+    successors: dict[str, str] = {}
+    """Ended run to the one that was resumed in its place."""
+    forgotten: dict[str, None] = {}
+    corrected: dict[str, int] = {}
+    """Runs to the sum of the corrections of their cost."""
+    shelves: dict[str, int] = {}
+    """Long-term memory to its newest version."""
+    unknown: dict[StepRef, None] = {}
+    """Calls of which it was said that their outcome is unknown."""
 
     def reserved(self, key: AttemptRef) -> int:
         return self.attempts[key].reserved
@@ -111,9 +121,31 @@ class Ledger:
         assert event.approval in self.questions and event.approval not in self.answers, event.approval
         self.answers[event.approval] = event.decision
 
-    def _submitted(self, event: ev.RunSubmitted) -> None:
+    def _forked(self, event: ev.RunForked) -> None:
+        self.forks[event.run] = event.origin.run
+        if event.origin.resumes:
+            before = self.successors.setdefault(event.origin.run, event.run)
+            assert before == event.run, f"{event.origin.run} was resumed as {before} and as {event.run}"
+            assert event.origin.run in self.ended, f"{event.origin.run} was resumed and has not ended"
+        self._submitted(event)
+
+    def _forgotten(self, event: ev.RunForgotten) -> None:
+        assert event.run in self.ended, f"{event.run} was forgotten and has not ended"
+        self.forgotten[event.run] = None
+
+    def _corrected(self, event: ev.CostCorrected) -> None:
+        self.corrected[event.run] = self.corrected.get(event.run, 0) + event.cost_nanousd
+
+    def _remembered(self, event: ev.MemoryWritten | ev.MemoryDeleted) -> None:
+        shelf = f"{event.scope}/{event.owner}"
+        if event.scope != "run":  # a fork's begins with its parent's
+            expected = self.shelves.get(shelf, 0) + 1
+            assert event.version == expected, f"{shelf} was written as {event.version}, not {expected}"
+        self.shelves[shelf] = event.version
+
+    def _submitted(self, event: ev.RunSubmitted | ev.RunForked) -> None:
         assert event.run not in self.runs, f"{event.run} was submitted twice"
-        self.runs[event.run] = event.parent
+        self.runs[event.run] = event.parent if isinstance(event, ev.RunSubmitted) else ""
         self.names.append(event.run)
         self.live[event.run] = None
         if event.idempotency_key:
@@ -136,6 +168,11 @@ _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.ApprovalRequested: Ledger._asked,
     ev.ApprovalResolved: Ledger._answered,
     ev.RunSubmitted: Ledger._submitted,
+    ev.RunForked: Ledger._forked,
+    ev.RunForgotten: Ledger._forgotten,
+    ev.CostCorrected: Ledger._corrected,
+    ev.MemoryWritten: Ledger._remembered,
+    ev.MemoryDeleted: Ledger._remembered,
     ev.RunSucceeded: Ledger._ended,
     ev.RunFailed: Ledger._ended,
     ev.RunCancelled: Ledger._ended,

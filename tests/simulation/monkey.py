@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hive_ray.errors import Corrupt
-from hive_ray.state import frames
 from hive_ray.testing import ScriptedWorker
 from tests.simulation.controller import Controller
 from tests.simulation.moves import Move
+from tests.simulation.storage import damaged, says_the_same
 from tests.simulation.world import World
 
 HOUR_US = 3_600_000_000
@@ -132,20 +131,20 @@ def stall(world: World) -> bool:
 
 def rot(world: World) -> bool:
     """With the controllers dead, an object at rest is cut short or changed."""
-    if world.damaged:
+    if world.storage.damaged:
         return False
     for controller in list(world.alive):
         controller.process.kill()
-    needed = world.needed()
+    needed = world.storage.needed()
     if not needed:
         return False
     name = needed[int(world.chance.random() * len(needed))]
-    data = world.raw.get(name)
-    damaged = _damaged(data, world.chance.random())
-    if _says_the_same(name, data, damaged):
+    data = world.storage.raw.get(name)
+    worse = damaged(data, world.chance.random())
+    if says_the_same(name, data, worse):
         return False
-    world.damaged[name] = data
-    world.raw.put(name, damaged)
+    world.storage.damaged[name] = data
+    world.storage.raw.put(name, worse)
     return True
 
 
@@ -162,18 +161,3 @@ MOVES = (
     Move("stall", 1, stall, "stall"),
     Move("rot", 1, rot, "rot"),
 )
-
-
-def _says_the_same(name: str, data: bytes, damaged: bytes) -> bool:
-    """Some bits of a zstd frame mean nothing."""
-    try:
-        return frames.decompress(name, damaged) == frames.decompress(name, data)
-    except Corrupt:
-        return False
-
-
-def _damaged(data: bytes, chance: float) -> bytes:
-    place = int(chance * len(data))
-    if place % 2:
-        return data[:place]
-    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]

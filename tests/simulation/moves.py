@@ -16,7 +16,7 @@ class Move(NamedTuple):
         name: under which it is counted.
         weight: how often it is drawn, against the others of its table.
         make: does it; False if there was no occasion for it.
-        kind: the plan must have drawn this kind of fault; empty: in every history.
+        kind: the plan must have drawn this kind of fault; empty: in every history, and no fault.
     """
 
     name: str
@@ -45,15 +45,10 @@ IMPATIENCE = 0.03
 
 
 class Player:
-    """Makes one move after the other until the world is calm.
+    """Makes one move after the other until the world is calm."""
 
-    Args:
-        counts: gets the number of moves by name.
-    """
-
-    def __init__(self, world: World, moves: Sequence[Move], pace: Pace, counts: dict[str, int]) -> None:
+    def __init__(self, world: World, moves: Sequence[Move], pace: Pace) -> None:
         self.world = world
-        self._counts = counts
         self.pace = pace
         self.made = 0
         self._moves = [move for move in moves if not move.kind or world.plan.has(move.kind)]
@@ -81,4 +76,5 @@ class Player:
         move = next(m for m, bound in zip(self._moves, self._bounds, strict=True) if drawn < bound)
         if move.make(self.world):
             self.made += 1
-            self._counts[move.name] = self._counts.get(move.name, 0) + 1
+            counts = self.world.faults if move.kind else self.world.moves
+            counts[move.name] = counts.get(move.name, 0) + 1

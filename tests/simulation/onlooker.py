@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from hive_ray.control.queries import (
     GetAgent,
+    GetMemory,
     GetRun,
+    GetState,
     ListAgents,
     ListApprovals,
+    ListMemory,
     ListRuns,
     ListWorkers,
     WatchRun,
@@ -35,6 +38,17 @@ def list_runs(world: World) -> bool:
     return _ask(world, ListRuns(limit=limit, status=world.pick(STATUSES)))
 
 
+def dead_letters(world: World) -> bool:
+    before_us = world.clock.wall_us if world.chance.random() < 0.5 else 0
+    return _ask(world, ListRuns("team", agent="agent", dead_lettered=True, submitted_before_us=before_us))
+
+
+def memory(world: World) -> bool:
+    scope = world.pick(("agent", "team", "run"))
+    owner = {"agent": "team/agent", "team": "team"}.get(scope) or _run(world)
+    return _ask(world, world.pick((GetMemory(scope, owner, "n"), ListMemory(scope, owner, "t", limit=2))))
+
+
 def next_page(world: World) -> bool:
     return _ask(world, ListRuns("team", before=_run(world), limit=2, children=True))
 
@@ -44,6 +58,9 @@ MOVES = (
     Move("watch", 1, lambda world: _ask(world, WatchRun(_run(world)))),
     Move("runs", 1, list_runs),
     Move("page", 1, next_page),
+    Move("dead_letters", 1, dead_letters),
+    Move("state", 1, lambda world: _ask(world, GetState(_run(world)))),
+    Move("memory", 2, memory),
     Move("approvals", 1, lambda world: _ask(world, ListApprovals("team", _run(world)))),
     Move("workers", 1, lambda world: _ask(world, ListWorkers())),
     Move("agents", 1, lambda world: _ask(world, ListAgents("team"))),

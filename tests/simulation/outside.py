@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from random import Random
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
+from hive_ray.core.artifacts import Artifact
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import AttemptRef, StepRef
+from hive_ray.core.keys import NO_KEY, conversation_key
 from hive_ray.core.messages import Lease, Outcome, StepContent, StepKind, Usage, encode
 from hive_ray.core.steps import UNSEEN_END
+from hive_ray.core.values import Value, decode, stored
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
+from hive_ray.state.blobs import BlobRef
 from hive_ray.testing import Performance, ScriptedWorker
-from tests.core.random_graphs import TOOLS, produced
+from tests.core.random_graphs import TOOLS, produced, writes
 from tests.simulation.ledger import Ledger
 
 T = TypeVar("T")
@@ -35,6 +42,14 @@ class Chooser:
 
     def pick(self, options: Sequence[T]) -> T:
         return options[int(self.chance.random() * len(options))]
+
+
+Keep = Callable[[str, bytes, bytes], BlobRef | None]
+"""Takes a run, bytes and the key that they are sealed with; None: the key is erased."""
+
+
+def _keep_nothing(run: str, data: bytes, key: bytes) -> BlobRef | None:
+    return None
 
 
 class Bill(NamedTuple):
@@ -62,6 +77,8 @@ class Outside:
         self.acknowledged_outcomes: dict[AttemptRef, bool] = {}
         """Attempts whose outcome was taken over; whether its end was seen."""
         self.performed = 0
+        self.keep: Keep = _keep_nothing
+        """Writes a blob of a run."""
 
     def add_graph(self, graph: CompiledGraph) -> None:
         self.graphs[graph.version] = graph
@@ -83,9 +100,41 @@ class Outside:
         return Performance(took_us // 2, took_us, (self._success(lease),))
 
     def _success(self, lease: Lease) -> Outcome:
-        given = produced(self.graphs[lease.graph], lease, int(self.chance.random() * 64))
+        b = int(self.chance.random() * 64)
+        given = self._enlarged(lease, produced(self.graphs[lease.graph], lease, b), b)
         usage = Usage(2, 1) if lease.kind is StepKind.LLM else None
-        return self._outcome(lease, "", given, usage)
+        outcome = self._outcome(lease, "", given, usage)
+        if b % 8 == 1:
+            brought = writes(lease, int(self.chance.random() * 64))
+            outcome = msgspec.structs.replace(outcome, memory=brought)
+        return outcome
+
+    def _enlarged(self, lease: Lease, given: StepContent, b: int) -> StepContent:
+        """Now and then a step makes a file, or what it hands back is too large to lie in a segment."""
+        match b % 16:
+            case 3:
+                made = self._artifact(lease, b)
+                return msgspec.structs.replace(given, artifacts=(made,) if made is not None else ())
+            case 5 | 9 if "list" in given.outputs:
+                large = self._as_blob(lease, given.outputs["list"], lease.content_key)
+                return msgspec.structs.replace(given, outputs=given.outputs | {"list": large})
+            case 7 if given.delta is not None:
+                key = conversation_key(lease.content_key) if lease.content_key else NO_KEY
+                return msgspec.structs.replace(given, delta=self._as_blob(lease, given.delta, key))
+            case _:
+                return given
+
+    def _artifact(self, lease: Lease, b: int) -> Artifact | None:
+        data = b"file %d of %s" % (b, lease.run.encode())
+        ref = self.keep(lease.run, data, lease.content_key)
+        if ref is None:
+            return None
+        node = self.graphs[lease.graph].nodes[lease.node].id
+        return Artifact(f"a{b % 2}", "text/plain", len(data), sha256(data).hexdigest(), ref.name, node)
+
+    def _as_blob(self, lease: Lease, value: Value, key: bytes) -> Value:
+        ref = self.keep(lease.run, value.data, key)
+        return stored(decode(value), ref.name, ref.size) if ref is not None else value
 
     def _outcome(
         self, lease: Lease, failure: str, given: StepContent, usage: Usage | None = None, started: bool = True

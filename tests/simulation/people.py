@@ -45,7 +45,8 @@ class User:
         self.run = ""
         chance = world.chance.random
         self.name = f"u{self.number}.{self.runs}"
-        self.minted = self._mint()
+        self.minted = self.world.mint(self.name, 0)
+        self.key = self.world.storage.run_key()
         self.has_key = chance() < 0.5
         self.graph = world.graphs[int(chance() * len(world.graphs))]
         tight = 5 + int(chance() * 55)
@@ -53,18 +54,25 @@ class User:
         self.budget_nanousd = tight if limited else -1
         self.submit()
 
-    def _mint(self) -> str:
-        """A run id as the ingress makes them: ordered by time, so that few lie between two older ones."""
-        return f"{self.world.clock.wall_us // 1000:012x}-{self.name}.{self.tries}"
-
     def submit(self) -> None:
         """With a key a repeat may come through another replica, which makes another run id."""
         self.tries += 1
-        run = self._mint() if self.has_key else self.minted
+        run, sealed_by = self.minted, self.key
+        if self.has_key and self.tries > 1:
+            run, sealed_by = self.world.mint(self.name, self.tries), self.world.storage.run_key()
         key = f"key-{self.name}" if self.has_key else ""
         given = content(list=[1, 2, 3], k=self.runs % 2 == 0)
         command = Submit(
-            run, "q", "team", "agent", self.graph, given, "digest", key, budget_nanousd=self.budget_nanousd
+            run,
+            "q",
+            "team",
+            "agent",
+            self.graph,
+            given,
+            "digest",
+            key,
+            budget_nanousd=self.budget_nanousd,
+            key=sealed_by,
         )
         self.world.ask(command, self._submitted, self._again)
 
@@ -95,8 +103,9 @@ class User:
 
     def _repeat(self) -> Submit:
         given = content(list=[1, 2, 3], k=self.runs % 2 == 0)
-        key = f"key-{self.name}"
-        return Submit(f"{self._mint()}again", "q", "team", "agent", self.graph, given, "digest", key)
+        run, key = f"{self.world.mint(self.name, self.tries)}again", f"key-{self.name}"
+        sealed_by = self.world.storage.run_key()
+        return Submit(run, "q", "team", "agent", self.graph, given, "digest", key, key=sealed_by)
 
     def _repeated(self, key: str, run: str, answer: Answer) -> None:
         """The same key gets the same run, however often it is asked."""

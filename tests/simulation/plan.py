@@ -24,6 +24,7 @@ KINDS = (
     "stall",
     "rot",
     "commands",
+    "forget",
     "step_failure",
     "tight_budget",
 )
@@ -65,6 +66,8 @@ class Plan(NamedTuple):
     """Content lies under a key of each run; else it is plain. Only where runs park."""
     retention_days: int
     """Of the history; 0: for ever."""
+    on_disk: bool
+    """The store is a folder; else it is memory."""
 
     def has(self, kind: str) -> bool:
         return kind in self.kinds
@@ -122,4 +125,5 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         int(chance.random() ** 2 * 3_000_000),
         chance.random() < 0.5,
         1 if chance.random() < 0.2 else 0,
+        size is SMALL and chance.random() < 0.06,
     )

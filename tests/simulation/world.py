@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -17,23 +18,28 @@ from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest, WorkerInfo
 from hive_ray.errors import Corrupt
 from hive_ray.graph.compiled import CompiledGraph, NodeKind, encode_graph
-from hive_ray.state import snapshots
-from hive_ray.state.key_providers import LocalKey
-from hive_ray.state.keyring import Keyring
-from hive_ray.state.memory_store import Hook, MemoryStore
-from hive_ray.state.segments import decode_segment, segment_name, segment_number
-from hive_ray.state.store import Store
-from hive_ray.testing import Call, Network, ScriptedWorker, SimulatedClock, SimulatedProcess, Weather
+from hive_ray.state.segments import decode_segment
+from hive_ray.testing import (
+    Call,
+    Network,
+    ScriptedWorker,
+    SimulatedClock,
+    SimulatedProcess,
+    Weather,
+)
 from tests.core.random_graphs import random_graph
-from tests.simulation.controller import Controller, codec_over
+from tests.simulation.controller import Controller
 from tests.simulation.ledger import Ledger
 from tests.simulation.outside import Chooser, Outside
 from tests.simulation.plan import Plan
+from tests.simulation.storage import Storage
 
 T = TypeVar("T")
 MOST_NODES = 10
 POOLS = ("function", "llm")
 _NAMES = count()
+DISK = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+"""Where a file store costs no waiting for a disk."""
 
 
 class World:
@@ -57,17 +63,13 @@ class World:
         self.moves: dict[str, int] = {}
         """What was done that is no fault, by name."""
         self.inputs = self.newest_epoch = self._depth = 0
-        self.damaged: dict[str, bytes] = {}
-        """Objects as they were before they were damaged."""
         self.acknowledged_runs: dict[str, None] = {}
         self.calm = False
+        self.branching = 0
+        """Forks that were asked for and not answered."""
         self._numbers = count(1)
-        self._space = f"simulation-{next(_NAMES)}"
-        self.raw = MemoryStore(self._space)
-        self.keyring = self.open_keyring(self.raw)
-        if self.keyring is not None:
-            self.keyring.open(create=True)
-        self.codec, self.blobs = codec_over(self.raw, self.keyring)
+        self.storage = Storage(plan, chance)
+        self.outside.keep = self.storage.keep
         self.graphs = self._make_graphs()
 
     def shorten_snapshots(self) -> None:
@@ -77,6 +79,14 @@ class World:
     def pick(self, options: Sequence[T]) -> T:
         """One of them."""
         return options[int(self.chance.random() * len(options))]
+
+    def number(self) -> int:
+        """One that was never given."""
+        return next(self._numbers)
+
+    def mint(self, name: str, tries: int) -> str:
+        """A run id as the ingress makes them: ordered by time, so that few lie between two older ones."""
+        return f"{self.clock.wall_us // 1000:012x}-{name}.{tries}"
 
     def token_hex(self, size: int) -> str:
         """A nonce, from the seed."""
@@ -89,15 +99,6 @@ class World:
         return {k: n for k, n in (self.faults | self.network.faults | self.weather.faults).items() if n}
 
     # --- the store
-
-    def open_store(self, before: Hook, after: Hook) -> Store:
-        return MemoryStore(self._space, before=before, after=after)
-
-    def open_keyring(self, store: Store) -> Keyring | None:
-        if not (self.plan.sealed and self.plan.parks):
-            return None
-        holder = LocalKey(b"k" * 32, "the simulation")
-        return Keyring(store, lambda create: (holder, ()))
 
     def write_us(self) -> int:
         """How long the store takes; 0: no time at all."""
@@ -112,20 +113,9 @@ class World:
             finally:
                 self._depth -= 1
 
-    def needed(self) -> list[str]:
-        """The objects that a recovery which begins now reads."""
-        folder = snapshots.snapshot_folder(0)
-        manifests = [name for name in self.raw.list(folder) if "/parts/" not in name]
-        segments = [name for name in self.raw.list("journal/0000/") if segment_number(name)]
-        if not manifests:
-            return segments
-        manifest = snapshots.load_manifest(self.raw, manifests[-1])
-        after = segment_name(0, manifest.header.segment_number)
-        return [name for name in segments if name > after] + [manifest.name, *manifest.parts]
-
     def claimed(self, name: str) -> None:
         """An epoch record is durable."""
-        self.newest_epoch = decode_segment(name, self.raw.get(name)).header.epoch
+        self.newest_epoch = decode_segment(name, self.storage.raw.get(name)).header.epoch
 
     # --- graphs
 
@@ -135,9 +125,16 @@ class World:
         for number in range(choose.number(1, 3)):
             graph = _with_steps(choose, f"g{number}.", choose.pick((8, 20, 20)))
             self.outside.add_graph(graph)
-            self.blobs.put_graph(graph.version, encode_graph(graph), STATE_KEY if self.keyring else NO_KEY)
+            self._store_graph(graph)
             versions.append(graph.version)
         return versions
+
+    def _store_graph(self, graph: CompiledGraph) -> None:
+        """With its bodies, as the face does: a child run may be forked alone."""
+        for body in graph.subgraphs:
+            self._store_graph(body)
+        key = STATE_KEY if self.storage.keyring else NO_KEY
+        self.storage.blobs.put_graph(graph.version, encode_graph(graph), key)
 
     # --- controllers
 
@@ -194,21 +191,16 @@ class World:
 
     def found_corrupt(self, controller: Controller, error: Corrupt) -> None:
         """Recovery stops by name at a damaged object: somebody restores it, and starts again."""
-        assert error.name in self.damaged, f"{error} - but nobody damaged it"
+        assert error.name in self.storage.damaged, f"{error} - but nobody damaged it"
         self.count("stopped_at_damage")
-        self.mend()
+        self.storage.mend()
         controller.process.kill()
-
-    def mend(self) -> None:
-        for name, data in self.damaged.items():
-            self.raw.put(name, data)
-        self.damaged = {}
 
     def recovered(self, controller: Controller, engine: Engine) -> None:
         """A controller begins: it knows all that was acknowledged, and nothing that was not durable."""
         if engine.fleet.epoch < self.newest_epoch:
             return  # fenced already; it will find out
-        assert not self.damaged, f"recovered over damaged objects: {list(self.damaged)}"
+        assert not self.storage.damaged, f"recovered over damaged objects: {list(self.storage.damaged)}"
         ledger = self.ledger
         assert engine.seq == ledger.seq, f"recovered to {engine.seq}, durable is {ledger.seq}"
         for run_id in ledger.runs:
