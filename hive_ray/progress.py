@@ -244,7 +244,9 @@ def _commands(wait: Mapping[str, Any]) -> list[str]:
             return [f"hive-ray signal {run_id} 'TEXT'", f"hive-ray complete {run_id}"]
         case "pause":
             return [f"hive-ray resume {run_id}"]
-        case "approval":
+        case "budget":
+            return [f"hive-ray approve {approval} --usd AMOUNT", f"hive-ray reject {approval} --comment WHY"]
+        case "approval" | "policy":
             return [f"hive-ray approve {approval}", f"hive-ray reject {approval} --comment WHY"]
         case "fallback":
             return [

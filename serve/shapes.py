@@ -142,8 +142,16 @@ def wait(view: WaitView) -> dict[str, Json]:
         "owner": view.owner,
         "answers": list(view.answers),
         "form": msgspec.json.decode(view.form) if view.form else None,
-        "shown": values(view.shown),
+        "shown": dict(_shown(key, item) for key, item in view.shown.items()),
     }
+
+
+def _shown(key: str, item: Value) -> tuple[str, Json]:
+    """A value that is shown for a decision; amounts in US dollars like everywhere else."""
+    known = value(item)
+    if key.endswith("_nanousd") and isinstance(known, int):
+        return f"{key.removesuffix('_nanousd')}_usd", usd(known)
+    return key, known
 
 
 def line(view: RunLine) -> dict[str, Json]:

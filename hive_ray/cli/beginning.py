@@ -37,6 +37,7 @@ Input = Annotated[str, typer.Option("--input", "-i", help="A JSON file, - for st
 Agent = Annotated[str | None, typer.Option(help="Name of the agent that runs.")]
 Budget = Annotated[str | None, typer.Option(help="Ceiling in US dollars.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds from now.")]
+Priority = Annotated[str | None, typer.Option(help="interactive, normal or batch; as configured by default.")]
 Key = Annotated[str, typer.Option(help="Submitting again under it gives the same run.")]
 
 
@@ -48,6 +49,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
     budget_usd: Budget = None,
     deadline_s: Deadline = None,
     idempotency_key: Key = "",
+    priority: Priority = None,
     url: Url = "",
     config: Config = None,
     as_json: Json = False,
@@ -62,6 +64,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
             budget_usd=budget_usd,
             deadline_s=deadline_s,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
+            priority=priority,
         )
     show_json({"run_id": run.id}) if as_json else print(run.id)
 
@@ -74,6 +77,7 @@ def run(  # noqa: PLR0913 - each parameter is an option of the command
     budget_usd: Budget = None,
     deadline_s: Deadline = None,
     idempotency_key: Key = "",
+    priority: Priority = None,
     url: Url = "",
     config: Config = None,
     as_json: Json = False,
@@ -96,6 +100,7 @@ def run(  # noqa: PLR0913 - each parameter is an option of the command
             budget_usd=budget_usd,
             deadline_s=deadline_s,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
+            priority=priority,
         )
         code = _follow(begun, own, as_json)
     raise typer.Exit(code)

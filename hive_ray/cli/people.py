@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,16 +40,32 @@ def approvals(url: Url = "", config: Config = None, as_json: Json = False) -> No
 
 
 @app.command()
-def approve(
+def approve(  # noqa: PLR0913 - each parameter is an option of the command
     approval_id: ApprovalId,
     answer: Answer = "{}",
     comment: Comment = "",
+    usd: Annotated[str | None, typer.Option(help="Of a budget: US dollars beyond the limit.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of a budget: tokens beyond the limit.")] = None,
     url: Url = "",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Approve."""
-    _decide(approval_id, "approve", answer, comment, url, config, as_json)
+    """Approve. Of a budget's question by default as much as the step needs."""
+    allowance = _allowance(usd, tokens)
+    given = json.dumps(read_input(answer) | allowance) if allowance else answer
+    _decide(approval_id, "approve", given, comment, url, config, as_json)
+
+
+def _allowance(usd: str | None, tokens: int | None) -> dict[str, Any]:
+    """What a budget's form asks for."""
+    try:
+        amount = {} if usd is None else {"usd": float(usd)}
+    except ValueError as error:
+        from hive_ray.errors import Fault, InputError
+
+        fault = Fault("--usd", f"{usd!r} is no amount", "a decimal number such as 0.50")
+        raise InputError("options", [fault]) from error
+    return amount if tokens is None else {**amount, "tokens": tokens}
 
 
 @app.command()
