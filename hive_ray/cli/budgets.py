@@ -179,7 +179,8 @@ def details(one: Mapping[str, Any]) -> Iterator[str]:
         yield "limit     none"
     yield f"spent     {_amounts(one['spent_usd'], one['spent_tokens'])}"
     yield f"reserved  {_amounts(one['reserved_usd'], one['reserved_tokens'])} at worst"
-    yield f"          {_amounts(one['likely_usd'], one['likely_tokens'])} probably"
+    if one["at_limit"] not in (None, "stop"):
+        yield f"          {_amounts(one['likely_usd'], one['likely_tokens'])} probably"
     if one["at_limit"]:
         yield f"free      {_amounts(one['free_usd'], one['free_tokens'])}"
     if one["warned"]:
