@@ -50,7 +50,7 @@ ROUTES: dict[tuple[str, str], Needs] = {
     ("GET", "/v1/memory/{scope}/{owner}/{key:path}"): READ,
     ("PUT", "/v1/memory/{scope}/{owner}/{key:path}"): OPERATE,
     ("DELETE", "/v1/memory/{scope}/{owner}/{key:path}"): OPERATE,
-    # Keys.
+    # Keys, and what was done with them.
     ("GET", "/v1/whoami"): "known",
     ("GET", "/v1/keys"): ADMIN,
     ("POST", "/v1/keys"): ADMIN,
@@ -82,6 +82,7 @@ ROUTES: dict[tuple[str, str], Needs] = {
     ("DELETE", "/v1/maintenance"): ADMIN,
     ("GET", "/v1/config"): ADMIN,
     ("POST", "/v1/config"): ADMIN,
+    ("GET", "/v1/audit"): OPERATE,
     # The installation.
     ("GET", "/v1/policies"): (Scope.READ, Scope.SUBMIT, Scope.APPROVE, Scope.OPERATE),
     ("GET", "/v1/state"): READ,

@@ -13,6 +13,7 @@ from typing import Any
 
 from hive_ray.cli import (
     api_keys,
+    audit,
     beginning,
     breakers,
     budgets,
@@ -57,6 +58,7 @@ _COMMANDS = (
     configuration,
     keys,
     api_keys,
+    audit,
 )
 """Importing a module registers its commands."""
 

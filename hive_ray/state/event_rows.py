@@ -258,3 +258,12 @@ def _getter(cls: type[ev.Event], fields: tuple[str, ...]) -> Getter | None:
 
 _GETTERS = {cls: [_getter(cls, fields) for fields in _FIELDS] for cls in ev.EVENTS.values()}
 """Compiled once: every event of a state comes by here."""
+
+
+def _outsider(event: ev.MemoryWritten | ev.MemoryDeleted) -> str:
+    """Who wrote long-term memory from outside; a step that did is no principal."""
+    return event.writer if event.request_id else ""
+
+
+for _memory in (ev.MemoryWritten, ev.MemoryDeleted):
+    _GETTERS[_memory][_FIELDS.index(("principal",))] = _outsider
