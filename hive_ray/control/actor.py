@@ -165,11 +165,12 @@ class ControllerImpl:
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)
+        self._shell.session_tail = _unguessable
         # A restarted actor has the settings of its first start: what was applied since goes before them.
         again = ray.get_runtime_context().was_current_actor_reconstructed
         stale = again and bool(recovered.engine.fleet.plan_digest)
         self._shell.begin(clock(), None if stale else apply_plan(self._settings, "configuration"))
-        self._pools = Pools(self._settings, self._on_worker_death)
+        self._pools = Pools(self._settings, self._seal, self._on_worker_death)
         for work in (self._tick(), self._watch_absent(), self._pools.keep()):
             self._spawn(work)
         self._standing = f"epoch {recovered.engine.fleet.epoch}"
@@ -332,7 +333,12 @@ class ControllerImpl:
     # --- the wire --------------------------------------------------------------------------------
 
     async def attach(self, data: bytes) -> bytes:
+        await self.start()
         request = decode_attach(data)
+        self._ready()
+        if not self._seal.is_ticket(request.ticket, request.info.worker, request.info.pool):
+            self._refusals.note(Unsealed(f"{request.info.worker} attaches without its ticket"))
+            raise Unavailable(f"{request.info.worker} has no ticket of this installation")
         return encode(await self._call(lambda shell, call: shell.attach(call, request, clock())))
 
     async def exchange(self, data: bytes) -> bytes:
@@ -451,6 +457,10 @@ def _bound(engine: Engine, limits: LimitsSettings) -> None:
     """What runs and their steps may leave behind."""
     engine.keeping.artifacts = ArtifactBounds(limits.run_artifacts, limits.run_artifact_bytes)
     engine.keeping.memory = Bounds(limits.memory_keys, limits.memory_value_bytes, limits.memory_read_bytes)
+
+
+def _unguessable() -> str:
+    return f".{secrets.token_urlsafe(16)}"
 
 
 def _encoded(answer: Answer) -> msgspec.Raw:

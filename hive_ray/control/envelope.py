@@ -90,6 +90,16 @@ class Seal:
             raise Unsealed("it was sealed too long ago, or the clocks of two hosts are minutes apart")
         return body
 
+    def ticket(self, actor: str, pool: str) -> str:
+        """What a worker of that name and pool attaches with; it opens nothing else."""
+        told = f"worker\0{actor}\0{pool}".encode()
+        return hmac.digest(self._secret, told, hashlib.sha256).hex()
+
+    def is_ticket(self, given: str, worker: str, pool: str) -> bool:
+        """Whether a ticket is that of the actor of which ``worker`` is one life (``actor-xxxxxxxx``)."""
+        actor = worker.rpartition("-")[0]
+        return hmac.compare_digest(given.encode(), self.ticket(actor, pool).encode())
+
     def _mac(self, head: bytes, body: bytes) -> bytes:
         return hmac.digest(self._secret, head + body, hashlib.sha256)
 

@@ -10,6 +10,7 @@ from typing import Any
 from ray.exceptions import ActorUnavailableError, RayError
 
 from hive_ray.config import PoolSettings, Settings
+from hive_ray.control.envelope import Seal
 from hive_ray.names import NAMESPACE, worker_name
 from hive_ray.workers.actor import WorkerActor
 
@@ -23,11 +24,13 @@ class Pools:
     """Keeps each pool at its number of workers.
 
     Args:
+        seal: makes the tickets with which workers attach.
         on_death: told the worker id of a process that is certainly gone, and why.
     """
 
-    def __init__(self, settings: Settings, on_death: Callable[[str, str], None]) -> None:
+    def __init__(self, settings: Settings, seal: Seal, on_death: Callable[[str, str], None]) -> None:
         self._settings = settings
+        self._seal = seal
         # A worker runs tools: what opens the controller's door is not for it.
         auth = settings.auth.model_copy(update={"door_secret": None})
         self._json = settings.model_copy(update={"auth": auth}).model_dump_json().encode()
@@ -69,7 +72,7 @@ class Pools:
             resources=dict(settings.resources) or None,
             label_selector=dict(settings.label_selector) or None,
             max_concurrency=1000,
-        ).remote(name, pool, settings.slots, self._json)
+        ).remote(name, pool, settings.slots, self._json, self._seal.ticket(name, pool))
 
 
 async def _death(actor: Any) -> str:

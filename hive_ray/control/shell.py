@@ -160,6 +160,7 @@ class Counters(msgspec.Struct):
     claims_disbelieved: int = 0
     notifications_delivered: int = 0
     notifications_failed: int = 0
+    outcomes_refused: int = 0
 
 
 class Shell:
@@ -179,6 +180,8 @@ class Shell:
     """What the configuration says about control, while the state cannot keep it."""
     erase_by_us: int = NEVER_US
     """Monotonic time at which a snapshot is due, so that keys can be erased after it."""
+    session_tail: Callable[[], str] = staticmethod(str)
+    """Makes what nobody can guess of a session's name; chance is not the shell's own."""
     _beating = False
     """Whether a heartbeat is being written."""
 
@@ -309,7 +312,7 @@ class Shell:
         self._attach_by_us.pop(name, None)
         outcomes = self._of_loaded(request.outcomes)
         for outcome in outcomes:
-            self._report(outcome, now)
+            self._report_of(name, outcome, now)
         running = set(request.running)
         held = engine.fleet.workers[name].leases
         missing = [attempt for attempt in held if attempt not in running]
@@ -330,7 +333,8 @@ class Shell:
 
     def _new_session(self, worker: str) -> Session:
         self._session_count += 1
-        session = Session(f"{self.engine.fleet.epoch}.{self._session_count}", worker, self._clock.mono_us)
+        name = f"{self.engine.fleet.epoch}.{self._session_count}{self.session_tail()}"
+        session = Session(name, worker, self._clock.mono_us)
         self.sessions[session.id] = session
         return session
 
@@ -362,7 +366,7 @@ class Shell:
             return
         outcomes = self._of_loaded(request.outcomes)
         for outcome in outcomes:
-            self._report(outcome, now)
+            self._report_of(session.worker, outcome, now)
         acknowledges = [outcome.key for outcome in outcomes]
         if request.n < session.newest:
             self._hold(call, ExchangeReply(request.n, self.engine.fleet.epoch, (), tuple(acknowledges)))
@@ -416,6 +420,16 @@ class Shell:
         session.waiting = None
         reply = ExchangeReply(waiting.n, self.engine.fleet.epoch, (), tuple(waiting.acknowledges))
         self._hold(waiting.call, reply)
+
+    def _report_of(self, worker: str, outcome: Outcome, now: Moment) -> None:
+        """A worker speaks for its own leases only: another's end is not its to tell."""
+        holder = self.engine.holder(outcome.key)
+        if holder and holder != worker:
+            self.counters.outcomes_refused += 1
+            facts = {"run_id": outcome.run, "serial": outcome.serial, "call": outcome.call}
+            log.warning("%s reported an attempt of %s: refused", worker, holder, extra=facts)
+            return
+        self._report(outcome, now)
 
     def _report(self, outcome: Outcome, now: Moment) -> None:
         try:

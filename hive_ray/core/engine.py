@@ -721,6 +721,19 @@ class Engine:
         step = visit.steps.get(call) if visit is not None else None
         return step is not None and step.attempt == number and step.status is StepStatus.UNKNOWN
 
+    def holder(self, attempt: fleet.AttemptRef) -> str:
+        """The worker that an attempt was leased to, while it is under way or a person is asked about it."""
+        run_id, serial, call, number = attempt
+        run = self.runs.get(run_id)
+        if run is None:
+            return ""
+        visit = run.visits.get(serial)
+        step = visit.steps.get(call) if visit is not None else None
+        if step is not None and step.attempt == number:
+            return step.worker if step.status in (StepStatus.LEASED, StepStatus.UNKNOWN) else ""
+        orphan = run.orphans.get(runs.attempt_key(serial, call, number))
+        return orphan.worker if orphan is not None else ""
+
     def payer(self, run: Run) -> Run:
         """The run whose budget pays: a child's costs are its root's."""
         while run.parent:

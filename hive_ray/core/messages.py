@@ -234,6 +234,8 @@ class AttachRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     outcomes: tuple[Outcome, ...]
     """Finished and not acknowledged."""
     protocol: int = PROTOCOL
+    ticket: str = ""
+    """Proves that the controller made this worker."""
 
 
 class AttachReply(msgspec.Struct, frozen=True, array_like=True, gc=False):

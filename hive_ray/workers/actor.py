@@ -73,11 +73,12 @@ class Graphs:
 class WorkerImpl:
     """One worker actor. The constructor only assigns; ``start`` makes it work."""
 
-    def __init__(self, name: str, pool: str, slots: int, settings: bytes) -> None:
+    def __init__(self, name: str, pool: str, slots: int, settings: bytes, ticket: str = "") -> None:
         self._name = name
         self._pool = pool
         self._slots = slots
         self._settings = settings
+        self._ticket = ticket
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._id = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -94,7 +95,8 @@ class WorkerImpl:
                 executor = await asyncio.to_thread(_executor, settings)
                 if settings.pools[self._pool].kind == "llm":
                     await executor.warm()
-                self._task = asyncio.ensure_future(Worker(self._info(), executor, _connect).serve())
+                worker = Worker(self._info(), executor, _connect, self._ticket)
+                self._task = asyncio.ensure_future(worker.serve())
                 self._task.add_done_callback(_end_process)
         return self._id
 

@@ -66,10 +66,17 @@ class Steps(Protocol):
 
 
 class Worker:
-    """One worker process's dealings with the controller."""
+    """One worker process's dealings with the controller.
 
-    def __init__(self, info: WorkerInfo, steps: Steps, connect: Callable[[], Awaitable[Link]]) -> None:
+    Args:
+        ticket: proves to it that it made this worker.
+    """
+
+    def __init__(
+        self, info: WorkerInfo, steps: Steps, connect: Callable[[], Awaitable[Link]], ticket: str = ""
+    ) -> None:
         self.info = info
+        self._ticket = ticket
         self._steps = steps
         self._connect = connect
         self._threads = ThreadRunner(steps.run_sync, steps.timed_out, self._finish, self._late, info.slots)
@@ -105,7 +112,7 @@ class Worker:
             self._unacknowledged[outcome.key] = outcome
         self._finished = []
         outcomes = tuple(self._sendable(outcome) for outcome in self._unacknowledged.values())
-        request = AttachRequest(self.info, tuple(self._running), outcomes)
+        request = AttachRequest(self.info, tuple(self._running), outcomes, ticket=self._ticket)
         reply = decode_attach_reply(await link.attach(encode(request)))
         if reply.epoch < self._epoch:
             raise LinkLost(f"epoch {reply.epoch} is older than {self._epoch}")
