@@ -170,8 +170,8 @@ class Answer(msgspec.Struct, frozen=True):
 WAITS_SHOWN = 100
 """Open questions in one view of a run; the list of approvals has all."""
 
-ANSWERS = people.ANSWERS | {"client": ("signal", "complete")}
-"""What a question takes; a client's are requests of their own."""
+CLIENTS_ANSWERS = ("signal", "complete")
+"""What a client's question takes: requests of their own."""
 
 
 def answer(engine: Engine, result: Stands | Refused) -> Answer:
@@ -304,7 +304,7 @@ def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
             wait.deadline_us,
             wait.since_us,
             wait.owner,
-            ANSWERS[wait.reason],
+            CLIENTS_ANSWERS if wait.reason == "client" else people.answers(wait),
             wait.form,
             wait.shown,
             run.team,

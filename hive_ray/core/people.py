@@ -36,6 +36,14 @@ ANSWERS = {
 }
 
 
+def answers(wait: Wait) -> tuple[str, ...]:
+    """The decisions that an open question takes."""
+    if wait.reason == "policy" and not wait.form:
+        # What a model is given is more than its inputs: there is nothing to put in their place.
+        return tuple(answer for answer in ANSWERS["policy"] if answer != "edit")
+    return ANSWERS[wait.reason]
+
+
 def ask(run: Run, graph: CompiledGraph, visit: Visit, now: Moment) -> list[Draft]:
     """The question with which a human node, or a node marked as a pause, begins."""
     node = graph.nodes[visit.node]
@@ -84,14 +92,11 @@ def resolve(
 
 
 def _refused(wait: Wait, command: Resolve, submitter: str | None) -> Refused | None:
-    allowed = ANSWERS[wait.reason]
+    allowed = answers(wait)
     if command.decision not in allowed:
         return Refused(
             "invalid", f"approval {wait.approval} takes {' | '.join(allowed)}, not {command.decision}"
         )
-    if wait.reason == "policy" and command.decision == "edit" and not wait.form:
-        # What a model is given is more than its inputs: there is nothing to put in their place.
-        return Refused("invalid", f"approval {wait.approval} takes approve | reject: it has no arguments")
     if not asking.may_answer(wait, command):
         return asking.not_asked(wait, command)
     if command.decision not in ("approve", "edit"):
