@@ -92,8 +92,9 @@ def _subject(situation: Situation) -> Subject:
 
 
 def _tool(situation: Situation) -> ToolPlan | None:
-    name = situation.step.name
-    return agent_loop.tool_plan(situation.node, name) or situation.node.stand_in(name)
+    """What is known of the tool that is called, be it the node's own or one that took its place."""
+    node, name = situation.node, situation.step.name
+    return agent_loop.tool_plan(node, name) or node.stand_in(name)
 
 
 def _tags(situation: Situation) -> tuple[str, ...]:

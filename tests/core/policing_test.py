@@ -12,7 +12,7 @@ from hive_ray.core.messages import Lease, StepContent
 from hive_ray.core.run import RunStatus
 from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.asking import Asked, AskPlan
-from hive_ray.graph.compiled import NodeKind, ToolPlan
+from hive_ray.graph.compiled import FallbackKind, FallbackPlan, NodeKind, ToolPlan
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.graph.policies import Effect, RulePlan
 from hive_ray.graph.rule_conditions import compile_condition
@@ -242,6 +242,23 @@ def test_what_people_said_survives_a_restart():
     after = story.replayed()
     assert after.runs["r"].visits == before
     assert after.fleet.plan.policies == (BIG,)
+
+
+def test_a_tool_that_takes_the_place_of_another_is_asked_about_too():
+    """Its tags count, and what was allowed of the first says nothing about it."""
+    away = FallbackPlan(FallbackKind.TOOL, (FailureKind.TOOL_UNAVAILABLE,), tool=WIPE)
+    graph = chain(node("pay", NodeKind.TOOL, input_keys=("amount",), tools=(PAY,), fallbacks=(away,)))
+    story = ruled(graph, BIG, amount=200)
+    story.leases()
+    story.resolve("approve")
+    story.fail(story.lease("pay"), FailureKind.TOOL_UNAVAILABLE, started=False)
+    story.pass_time(60_000_000)
+    while leases := story.leases():
+        story.fail(leases["pay"], FailureKind.TOOL_UNAVAILABLE, started=False)
+        story.pass_time(60_000_000)
+    assert "the tool wipe" in story.wait()[1].message
+    story.resolve("approve")
+    assert story.lease("pay").name == "wipe"
 
 
 # --- route, degrade ------------------------------------------------------------------------------
