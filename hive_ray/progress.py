@@ -248,6 +248,9 @@ def _commands(wait: Mapping[str, Any]) -> list[str]:
             return [f"hive-ray approve {approval} --usd AMOUNT", f"hive-ray reject {approval} --comment WHY"]
         case "approval" | "policy":
             return [f"hive-ray approve {approval}", f"hive-ray reject {approval} --comment WHY"]
+        case "policy":
+            edit = [f"hive-ray resolve {approval} edit --answer JSON"] if "edit" in wait["answers"] else []
+            return [f"hive-ray approve {approval}", *edit, f"hive-ray reject {approval} --comment WHY"]
         case "fallback":
             return [
                 f"hive-ray approve {approval} --answer JSON",
