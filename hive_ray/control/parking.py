@@ -54,6 +54,8 @@ MOST_UNKNOWN = 10_000
 """Names of which it is kept in mind that nobody has them."""
 MOST_WAITING = 20_000
 """Runs that may be waited for; beyond, inputs are refused as overloaded."""
+SETTLES_WITHIN_US = 24 * 3600 * 1_000_000
+"""So long an ended run stays known whose cost a worker may still tell; later the history is asked."""
 STAY_US = 5_000_000
 """How long a run stays that was loaded and did not change."""
 
@@ -382,17 +384,20 @@ class Parking:
             if row is None:
                 if run_id in shell.engine.runs:
                     self._stay.append(run_id)
-            elif self._is_history(shell.engine, row):
+            elif self._is_history(shell, row):
                 shell.engine.leave(run_id)
                 self.left[run_id] = None
             else:
                 self._stay.append(run_id)
 
-    def _is_history(self, engine: Engine, row: Parked) -> bool:
-        if row.seq > self.history.covered_seq or row.origin or row.unsettled:
+    def _is_history(self, shell: Shell, row: Parked) -> bool:
+        if row.seq > self.history.covered_seq or row.origin:
+            return False
+        if row.unsettled and shell.wall_us < row.finished_us + SETTLES_WITHIN_US:
             return False
         # As long as its key answers, it does so out of its row.
-        return not row.idempotency_key or f"{row.team}/{row.idempotency_key}" not in engine.fleet.submissions
+        key = f"{row.team}/{row.idempotency_key}"
+        return not row.idempotency_key or key not in shell.engine.fleet.submissions
 
 
 def _unloaded(error: Exception) -> Refused:

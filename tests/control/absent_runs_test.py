@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from hive_ray.control import parking
 from hive_ray.control.queries import GetRun
 from hive_ray.core.commands import Cancel, CorrectCost
 from hive_ray.core.messages import Outcome, StepContent, encode
+from hive_ray.graph.compiled import RetryPlan
 from hive_ray.state import snapshots
 from hive_ray.state.memory_store import MemoryStore
 from hive_ray.state.run_items import RUN
 from hive_ray.state.snapshots import load_latest_manifest
 from tests.control.parking_test import World, soon, store
-from tests.control.shell_test import done, submit
-from tests.core.graphs import chain, mail
+from tests.control.shell_test import GRAPH, done, submit
+from tests.core.graphs import chain, mail, node
 
 __all__ = ["soon", "store"]
 
+NEVER = chain(node("m", retry=RetryPlan(max_retries=0)), id="never")
 MAIL = chain(mail("z"), id="mail")
 
 
@@ -130,6 +133,31 @@ def test_an_outcome_of_a_damaged_run_stops_no_other(
     store.put(part, whole)
     world.rest()
     assert world.asked(GetRun("b")).status == "succeeded"
+
+
+def test_a_late_outcome_finds_a_run_that_has_left(store: MemoryStore):
+    """Whose end nobody saw stays known for a day; then it is history, and its cost is corrected there."""
+    world = World(store, [GRAPH, NEVER])
+    world.driver.command(submit("a", graph=NEVER.version))
+    world._exchange()
+    (lease,) = world.driver.replies[world.waiting].leases
+    world._exchange(done(lease, "WORKER_LOST"))
+    world.grow()
+    assert world.asked(GetRun("a")).status == "failed"
+    world.grow()
+    assert "a" in world.parked
+
+    world.driver.pass_time(parking.SETTLES_WITHIN_US)
+    world.grow()
+    assert "a" not in world.parked and "a" not in world.driver.engine.runs
+    late = msgspec.structs.replace(done(lease), cost_nanousd=7)
+    assert world.driver.attached(outcomes=(late,)).acknowledged == (late.key,)
+    assert world.asked(GetRun("a")).spent_nanousd == 7
+
+    again = World(store, [GRAPH, NEVER], clock=world.driver.clock)
+    assert again.driver.attached(outcomes=(late,)).acknowledged == (late.key,)
+    again.grow()
+    assert again.asked(GetRun("a")).spent_nanousd == 7
 
 
 def test_looking_at_a_parked_run_leaves_nothing_behind(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):

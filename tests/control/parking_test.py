@@ -17,6 +17,7 @@ from hive_ray.control.shell import Action, Shell
 from hive_ray.control.views import RunView
 from hive_ray.core import features
 from hive_ray.core.commands import Cancel, CorrectCost, Pause, PutMemory, Resolve, Resume
+from hive_ray.core.keeping import Keeping
 from hive_ray.core.messages import Lease, Outcome, StepContent
 from hive_ray.core.run import encode_run
 from hive_ray.core.values import inline
@@ -474,6 +475,12 @@ def test_a_child_that_is_being_loaded_waits_for_its_ancestors(store: MemoryStore
     assert driver.replies[call].refused is None
 
 
+def kept_engine() -> SimpleNamespace:
+    """As much of an engine as the keeper of its history looks at."""
+    fleet = SimpleNamespace(epoch=1, feature_level=features.LATEST)
+    return SimpleNamespace(fleet=fleet, keeping=Keeping(), runs={}, parked={})
+
+
 def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten():
     """And a piece of work is followed by a rest: the event loop has the interpreter most of the time."""
     asked: list[Io] = []
@@ -487,7 +494,7 @@ def test_a_snapshot_that_comes_while_the_journal_is_compacted_is_not_forgotten()
             do=asked.append,
             history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
             live_run_ids=list,
-            engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
+            engine=kept_engine(),
         ),
     )
     manifest = HistoryManifest(0)
@@ -517,7 +524,7 @@ def test_the_history_gives_way_to_a_busy_controller_for_a_time():
         do=asked.append,
         history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
         live_run_ids=list,
-        engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
+        engine=kept_engine(),
     )
     nothing = pieces_of(MemoryStore("keeping"), 0, PlainCodec())
     keeper = Keeper(MemoryStore("keeping"), nothing, Retention(), HistoryManifest(0))
