@@ -307,7 +307,7 @@ class Client:
 
     # --- runs ------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913 - each parameter is a field of the submission
         self,
         graph: GraphLike | None = None,
         *,
@@ -317,6 +317,7 @@ class Client:
         deadline_s: float | None = None,
         idempotency_key: str = "",
         priority: str | None = None,
+        callback_url: str = "",
     ) -> Run:
         """Begin a run of a graph (built, as data, or a file) or of a registered agent.
 
@@ -324,6 +325,7 @@ class Client:
             budget_usd: ceiling of what the run may spend.
             idempotency_key: submitting again under the key gives the same run.
             priority: ``interactive``, ``normal`` or ``batch``; by default as the configuration has it.
+            callback_url: is told the end of the run by a signed webhook.
 
         Raises:
             GraphError: the graph is refused, every fault named.
@@ -338,6 +340,7 @@ class Client:
             budget_usd=budget_usd,
             deadline_s=deadline_s,
             priority=priority,
+            callback_url=callback_url,
         )
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._send("POST", "/v1/runs", body, headers=headers, repeat=bool(idempotency_key))
@@ -384,26 +387,43 @@ class Client:
 
     # --- people ----------------------------------------------------------------------------------
 
-    def approvals(self, run_id: str = "") -> list[dict[str, Any]]:
-        """What waits for a person."""
+    def approvals(self, run_id: str = "", owner: str = "") -> list[dict[str, Any]]:
+        """What waits for a person; ``owner`` is a principal or role: what is, or was, asked of it."""
         found: list[dict[str, Any]] = []
+        params = {"run_id": run_id, "owner": owner, "limit": 1000}
         after: str | None = ""
         while after is not None:
-            page = self.get("/v1/approvals", params={"run_id": run_id, "after": after, "limit": 1000})
+            page = self.get("/v1/approvals", params=params | {"after": after})
             found.extend(page["approvals"])
             after = page.get("next_after")
         return found
 
     def approve(
+        self,
+        approval_id: str,
+        answer: Mapping[str, Json] | None = None,
+        comment: str = "",
+        edition: int | None = None,
+    ) -> dict[str, Any]:
+        """Approve; an answer that somebody edited by its ``edition``."""
+        return self.resolve(approval_id, "approve", answer, comment, edition)
+
+    def edit(
         self, approval_id: str, answer: Mapping[str, Json] | None = None, comment: str = ""
     ) -> dict[str, Any]:
-        return self.resolve(approval_id, "approve", answer, comment)
+        """Approve another answer; where four eyes are needed, somebody else must approve that."""
+        return self.resolve(approval_id, "edit", answer, comment)
 
     def reject(self, approval_id: str, comment: str = "") -> dict[str, Any]:
         return self.resolve(approval_id, "reject", None, comment)
 
     def resolve(
-        self, approval_id: str, decision: str, answer: Mapping[str, Json] | None = None, comment: str = ""
+        self,
+        approval_id: str,
+        decision: str,
+        answer: Mapping[str, Json] | None = None,
+        comment: str = "",
+        edition: int | None = None,
     ) -> dict[str, Any]:
         """Answer an approval: ``approve | reject | edit``, or about an unknown outcome ``happened |
         did_not_happen | abort``."""
@@ -411,8 +431,17 @@ class Client:
             "decision": decision,
             "answer": checked_json(dict(answer or {}), "answer"),
             "comment": comment,
-        }
+        } | ({} if edition is None else {"edition": edition})
         return self.post(f"/v1/approvals/{approval_id}", body)
+
+    def outbox(self, **filters: Json) -> Iterator[dict[str, Any]]:
+        """Notifications, newest first; ``state`` (``pending, delivered, failed``) and ``run_id`` filter."""
+        while True:
+            page = self.get("/v1/outbox", params=filters)
+            yield from page["notifications"]
+            if page["next_before"] is None:
+                return
+            filters = {**filters, "before": page["next_before"]}
 
     def memory(self, scope: str, owner: str) -> Memory:
         """The long-term memory of a ``run`` (by id), an ``agent`` or a ``team`` (by name)."""
@@ -550,7 +579,7 @@ def up(
     return Client(record.url, key)
 
 
-def _submission(
+def _submission(  # noqa: PLR0913 - as of ``submit``
     graph: GraphLike | None = None,
     *,
     input: Mapping[str, Json] | None = None,
@@ -559,6 +588,7 @@ def _submission(
     deadline_s: float | None = None,
     idempotency_key: str = "",
     priority: str | None = None,
+    callback_url: str = "",
 ) -> dict[str, Any]:
     """A submission as it travels; its key travels apart."""
     body: dict[str, Any] = {"input": checked_json(dict(input or {}))} | _usd(budget_usd)
@@ -570,6 +600,8 @@ def _submission(
         body["deadline_s"] = deadline_s
     if priority is not None:
         body["priority"] = priority
+    if callback_url:
+        body["callback_url"] = callback_url
     return body
 
 

@@ -88,7 +88,20 @@ def _asked(event: Event) -> str:
 
 
 def _answered(event: Event) -> str:
-    return f"{event['approval']} was answered: {event['decision']}{_outputs(event)}"
+    by = " by its deadline" if event.get("principal") == "deadline" else ""
+    return f"{event['approval']} was answered{by}: {event['decision']}{_outputs(event)}"
+
+
+def _escalated(event: Event) -> str:
+    return f"{event['approval']} is now asked of {event['owner'] or 'anyone'} until {event['deadline_at']}"
+
+
+def _edited(event: Event) -> str:
+    return f"{event['approval']} was edited (edition {event['edition']}){_outputs(event)}"
+
+
+def _no_answer(event: Event) -> str:
+    return f"{event['approval']}: {event['decision']} did not count ({event['reason']})"
 
 
 def _node_failed(event: Event) -> str:
@@ -161,6 +174,9 @@ _TOLD = {
     "NodeFailed": _node_failed,
     "ApprovalRequested": _asked,
     "ApprovalResolved": _answered,
+    "ApprovalEscalated": _escalated,
+    "ApprovalEdited": _edited,
+    "AnswerRefused": _no_answer,
     "RunPaused": _paused,
     "RunResumed": _resumed,
     "RunSucceeded": _run_succeeded,
@@ -228,13 +244,34 @@ def needs(view: Mapping[str, Any]) -> Iterator[str]:
         for key, value in wait["shown"].items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield f"  {key}: {_short(text)}"
-        yield f"  until {wait['deadline_at']}{_owner(wait)}; answer with:"
+        yield from _edit(wait)
+        yield f"  asked of {wait['owner'] or 'anyone'} until {wait['deadline_at']}; then {_then(wait)}"
+        if wait["four_eyes"]:
+            yield "  needs four eyes: who approves neither submitted the run nor edited the answer"
+        yield "  answer with:"
         for command in _commands(wait):
             yield f"    {command}"
 
 
-def _owner(wait: Mapping[str, Any]) -> str:
-    return f", asked of {wait['owner']}" if wait["owner"] else ""
+def _edit(wait: Mapping[str, Any]) -> Iterator[str]:
+    if wait["edit"]:
+        answer = _short(json.dumps(wait["edit"]["answer"], ensure_ascii=False))
+        yield f"  edited by {wait['edit']['by']} (edition {wait['edit']['edition']}): {answer}"
+
+
+def _then(wait: Mapping[str, Any]) -> str:
+    """Who is asked next, and what holds if nobody answers."""
+    later = wait["chain"][len(wait["asked"]) :]
+    steps = [f"{one['owner'] or 'anyone'} for {_span(one['for_s'])}" for one in later]
+    ends = {"approve": "it is approved", "reject": "it is rejected", "answer": "its default answer holds"}
+    return ", then ".join([*steps, ends.get(wait["finally"], "it fails")])
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size and not seconds % size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
 
 
 def _commands(wait: Mapping[str, Any]) -> list[str]:
@@ -247,10 +284,10 @@ def _commands(wait: Mapping[str, Any]) -> list[str]:
         case "budget":
             return [f"hive-ray approve {approval} --usd AMOUNT", f"hive-ray reject {approval} --comment WHY"]
         case "approval" | "policy":
-            return [f"hive-ray approve {approval}", f"hive-ray reject {approval} --comment WHY"]
-        case "policy":
-            edit = [f"hive-ray resolve {approval} edit --answer JSON"] if "edit" in wait["answers"] else []
-            return [f"hive-ray approve {approval}", *edit, f"hive-ray reject {approval} --comment WHY"]
+            edition = f" --edition {wait['edit']['edition']}" if wait["edit"] else ""
+            edit = [f"hive-ray edit {approval} --answer JSON"] if "edit" in wait["answers"] else []
+            reject = f"hive-ray reject {approval} --comment WHY"
+            return [f"hive-ray approve {approval}{edition}", *edit, reject]
         case "fallback":
             return [
                 f"hive-ray approve {approval} --answer JSON",

@@ -40,6 +40,7 @@ ROUTES: dict[tuple[str, str], Needs] = {
     # People.
     ("GET", "/v1/approvals"): (Scope.READ, Scope.APPROVE),
     ("POST", "/v1/approvals/{approval_id}"): APPROVE,
+    ("GET", "/v1/outbox"): (Scope.READ, Scope.OPERATE),
     # Agents and graphs.
     ("GET", "/v1/agents"): (Scope.READ, Scope.SUBMIT, Scope.OPERATE),
     ("GET", "/v1/agents/{name}"): (Scope.READ, Scope.SUBMIT, Scope.OPERATE),

@@ -28,6 +28,8 @@ class Submission(Body):
     deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
     priority: Priority | None = None
     """Who goes first for workers; by default as the configuration has it for the agent or the team."""
+    callback_url: str = Field(default="", max_length=2000)
+    """Where the end of the run is told, signed; nobody need watch it."""
 
     @model_validator(mode="after")
     def _one_graph(self) -> Submission:
@@ -128,6 +130,8 @@ class Decision(Body):
     decision: Literal["approve", "reject", "edit", "happened", "did_not_happen", "abort", "resume", "retry"]
     answer: dict[str, Any] = {}
     comment: str = Field(default="", max_length=10_000)
+    edition: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Of the answer that is approved, if somebody edited it."""
 
 
 class AgentGraph(Body):

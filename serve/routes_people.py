@@ -29,11 +29,15 @@ APPROVED = "approved"
 async def list_approvals(
     request: Request,
     run_id: str = "",
+    owner: str = "",
     after: str = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """``next_after`` of one page is ``after`` of the next; it is null on the last."""
-    query = ListApprovals("", run_id, _cursor(after), limit)
+    """``owner`` is a principal or a role as it stands in the graph: what is, or was, asked of it.
+
+    ``next_after`` of one page is ``after`` of the next; it is null on the last.
+    """
+    query = ListApprovals("", run_id, _cursor(after), limit, owner)
     waits: list[WaitView] = await backend_of(request).read(query, list[WaitView])
     following = f"{waits[-1].since_us}-{waits[-1].approval_id}" if len(waits) == limit else None
     return answer({"approvals": [shapes.wait(wait) for wait in waits], "next_after": following})
@@ -69,8 +73,18 @@ async def _resolved(
     graph = await backend.acceptance.known(view.graph_version)
     key = answer_key(view, graph, "outcome_unknown")
     content = await backend.content(view.run_id, graph, given, body.comment, key)
-    digest, plain = await backend.sealing.digests([body.answer, body.comment])
-    command = Resolve(view.run_id, approval_id, body.decision, content, digest=digest, plain_digest=plain)
+    told = [body.answer, body.comment] + ([body.edition] if body.edition is not None else [])
+    digest, plain = await backend.sealing.digests(told)
+    edition = -1 if body.edition is None else body.edition
+    command = Resolve(
+        view.run_id,
+        approval_id,
+        body.decision,
+        content,
+        digest=digest,
+        plain_digest=plain,
+        edition=edition,
+    )
     return await backend.view(command)
 
 
@@ -84,6 +98,13 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
         return _arguments(wait, body)
     if not wait.form or body.decision in ("did_not_happen", "abort", "resume", "retry"):
         return body.answer
+    if wait.edition and body.decision == "approve":
+        # The edited answer fits the form already.
+        if body.answer:
+            raise invalid(
+                "body.answer", "an edited answer is approved as it is", "leave it out, or edit again"
+            )
+        return {}
     form = msgspec.json.decode(wait.form)
     given = dict(body.answer)
     if APPROVED in form.get("properties", {}):
@@ -93,8 +114,8 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
             remedy = "leave approved out; to refuse, decide reject" if means else "leave approved out"
             raise invalid("body.answer.approved", f"contradicts the decision: {said}", remedy)
         given[APPROVED] = means
-    if body.decision != "approve":
-        # Who rejects or corrects need not fill in all that an approval asks for.
+    if body.decision == "reject" or wait.reason != "approval":
+        # Who rejects need not fill in all that an approval asks for; a step's edit holds what changes.
         form = {key: value for key, value in form.items() if key != "required"}
     _check_form(form, given)
     return given

@@ -17,7 +17,7 @@ from hive_ray.core.plan import CLASSES
 from hive_ray.core.run import RunStatus
 from hive_ray.errors import Forgotten, Unavailable
 from hive_ray.graph.compiled import CompiledGraph
-from serve import shapes
+from serve import callbacks, shapes
 from serve.backend import Backend, answer_key, check_size, new_run_id
 from serve.bodies import Completion, Message, Reason, Submission
 from serve.caller import team
@@ -86,6 +86,7 @@ async def submission(
         key=key,
         plain_digest=digests.plain,
         priority=class_of(body.priority),
+        callback=callbacks.checked(body.callback_url, backend.settings.hooks),
     )
 
 
@@ -115,6 +116,7 @@ async def _digests(backend: Backend, body: Submission, graph: CompiledGraph) -> 
     told = [body.agent, "" if named else graph.version, body.input, body.budget_usd, body.deadline_s]
     # Only if it is given: keys that were used before there were priorities stay good.
     told += [body.priority] if body.priority is not None else []
+    told += [{"callback_url": body.callback_url}] if body.callback_url else []
     return await backend.sealing.digests(told)
 
 

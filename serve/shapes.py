@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from hive_ray.core.events import Origin
 from hive_ray.core.messages import ERASED, StepContent, Usage
 from hive_ray.core.plan import CLASSES
 from hive_ray.core.values import Value, decode
+from hive_ray.graph.asking import Final
 from hive_ray.observe.redaction import redact_text
 from hive_ray.state.records import Recorded
 
@@ -140,6 +141,11 @@ def wait(view: WaitView) -> dict[str, Json]:
         "since": iso(view.since_us),
         "deadline_at": iso(view.deadline_us),
         "owner": view.owner,
+        "asked": list(view.asked),
+        "chain": [{"owner": asked.owner, "for_s": asked.us / 1e6} for asked in view.chain],
+        "finally": str(view.final),
+        "four_eyes": view.four_eyes,
+        "edit": _edit(view),
         "answers": list(view.answers),
         "form": msgspec.json.decode(view.form) if view.form else None,
         "shown": dict(_shown(key, item) for key, item in view.shown.items()),
@@ -152,6 +158,13 @@ def _shown(key: str, item: Value) -> tuple[str, Json]:
     if key.endswith("_nanousd") and isinstance(known, int):
         return f"{key.removesuffix('_nanousd')}_usd", usd(known)
     return key, known
+
+
+def _edit(view: WaitView) -> dict[str, Json] | None:
+    """What somebody changed, which somebody else must approve by its edition."""
+    if not view.edition:
+        return None
+    return {"edition": view.edition, "by": view.edited_by, "answer": values(view.edited)}
 
 
 def line(view: RunLine) -> dict[str, Json]:
@@ -202,14 +215,31 @@ def event(recorded: Recorded, node_ids: Mapping[int, str]) -> dict[str, Json]:
         "node": told.pop("node_id", "") or node_ids.get(told.get("serial", -1), ""),
     }
     for key, item in told.items():
-        if key in _INSIDE or item in (None, "", (), []):
+        inside = key in _INSIDE and not (key == "principal" and isinstance(fact, _ANSWERS))
+        if inside or item in (None, "", (), []):
             continue
-        body.update(_named(key, item, fact))
+        shaped = _SHAPED.get(key)
+        body.update(shaped(item) if shaped is not None else _named(key, item, fact))
     if isinstance(fact, ev.RunForked):
         body["forked_from"] = origin(fact.origin)
     if recorded.content is ERASED:
         return body | {"erased": True}
     return body | _content(recorded.content, isinstance(fact, _WITH_REASON))
+
+
+_ANSWERS = (ev.ApprovalResolved, ev.ApprovalEdited, ev.AnswerRefused)
+"""Events that show who answered: it need not be who submitted the run."""
+
+
+def _chain(owners: Json) -> dict[str, Json]:
+    return {"chain": [{"owner": owner, "for_s": us / 1e6} for owner, us in owners]}
+
+
+_SHAPED: dict[str, Callable[[Json], dict[str, Json]]] = {
+    "deadline_us": lambda at_us: {"deadline_at": iso(at_us)},
+    "chain": _chain,
+    "final": lambda final: {} if final == Final.FAIL else {"finally": final},
+}
 
 
 def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
@@ -221,8 +251,6 @@ def _named(key: str, item: Json, fact: ev.Event) -> dict[str, Json]:
         # A budget below 0 is none; a correction below 0 gives back.
         none = key == "budget_nanousd" and item < 0
         return {} if none else {f"{key.removesuffix('_nanousd')}_usd": usd(item)}
-    if key == "deadline_us":
-        return {"deadline_at": iso(item)}
     if key.endswith("_us"):
         return {f"{key.removesuffix('_us')}_s": item / 1e6}
     if key == "usage" and isinstance(usage := getattr(fact, "usage", None), Usage):

@@ -38,6 +38,7 @@ Agent = Annotated[str | None, typer.Option(help="Name of the agent that runs.")]
 Budget = Annotated[str | None, typer.Option(help="Ceiling in US dollars.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds from now.")]
 Priority = Annotated[str | None, typer.Option(help="interactive, normal or batch; as configured by default.")]
+Callback = Annotated[str, typer.Option(help="Is told the end of the run by a signed webhook.")]
 Key = Annotated[str, typer.Option(help="Submitting again under it gives the same run.")]
 
 
@@ -50,6 +51,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
     deadline_s: Deadline = None,
     idempotency_key: Key = "",
     priority: Priority = None,
+    callback_url: Callback = "",
     url: Url = "",
     config: Config = None,
     as_json: Json = False,
@@ -65,6 +67,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
             deadline_s=deadline_s,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
             priority=priority,
+            callback_url=callback_url,
         )
     show_json({"run_id": run.id}) if as_json else print(run.id)
 

@@ -24,13 +24,17 @@ Answer = Annotated[str, typer.Option(help="What the form asks for, as JSON.")]
 Comment = Annotated[str, typer.Option(help="Why.")]
 
 
+Edition = Annotated[int | None, typer.Option(help="Of the answer, if somebody edited it.")]
+Owner = Annotated[str, typer.Option(help="A principal or role: only what is, or was, asked of it.")]
+
+
 @app.command()
-def approvals(url: Url = "", config: Config = None, as_json: Json = False) -> None:
-    """What waits for a person."""
+def approvals(owner: Owner = "", url: Url = "", config: Config = None, as_json: Json = False) -> None:
+    """What waits for a person: what is shown, whom it is asked of until when, and what follows."""
     from hive_ray.progress import needs
 
     with client_of(url, config) as client:
-        waits = client.approvals()
+        waits = client.approvals(owner=owner)
     if as_json:
         show_json(waits)
         return
@@ -46,6 +50,7 @@ def approve(  # noqa: PLR0913 - each parameter is an option of the command
     comment: Comment = "",
     usd: Annotated[str | None, typer.Option(help="Of a budget: US dollars beyond the limit.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Of a budget: tokens beyond the limit.")] = None,
+    edition: Edition = None,
     url: Url = "",
     config: Config = None,
     as_json: Json = False,
@@ -53,7 +58,7 @@ def approve(  # noqa: PLR0913 - each parameter is an option of the command
     """Approve. Of a budget's question by default as much as the step needs."""
     allowance = _allowance(usd, tokens)
     given = json.dumps(read_input(answer) | allowance) if allowance else answer
-    _decide(approval_id, "approve", given, comment, url, config, as_json)
+    _decide(approval_id, "approve", given, comment, url, config, as_json, edition)
 
 
 def _allowance(usd: str | None, tokens: int | None) -> dict[str, Any]:
@@ -66,6 +71,19 @@ def _allowance(usd: str | None, tokens: int | None) -> dict[str, Any]:
         fault = Fault("--usd", f"{usd!r} is no amount", "a decimal number such as 0.50")
         raise InputError("options", [fault]) from error
     return amount if tokens is None else {**amount, "tokens": tokens}
+
+
+@app.command()
+def edit(
+    approval_id: ApprovalId,
+    answer: Answer,
+    comment: Comment = "",
+    url: Url = "",
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Approve another answer; where four eyes are needed, somebody else must approve that."""
+    _decide(approval_id, "edit", answer, comment, url, config, as_json)
 
 
 @app.command()
@@ -94,9 +112,16 @@ def resolve(
     _decide(approval_id, decision, answer, comment, url, config, as_json)
 
 
-def _decide(
-    approval_id: str, decision: str, answer: str, comment: str, url: str, config: Path | None, as_json: bool
+def _decide(  # noqa: PLR0913 - each parameter is an option of the commands
+    approval_id: str,
+    decision: str,
+    answer: str,
+    comment: str,
+    url: str,
+    config: Path | None,
+    as_json: bool,
+    edition: int | None = None,
 ) -> None:
     values = read_input(answer)
     with client_of(url, config) as client:
-        show_status(client.resolve(approval_id, decision, values, comment)["run"], as_json)
+        show_status(client.resolve(approval_id, decision, values, comment, edition)["run"], as_json)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from hive_ray.control import budget_views as b
+from hive_ray.control import outbox_views as o
 from hive_ray.control import queries as q
 from hive_ray.control.breaker_views import GetBreaker, ListBreakers
 from hive_ray.core import commands as c
@@ -72,13 +73,14 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     GetBreaker: (READ, OPERATE),
     ListBreakers: (READ, OPERATE),
     b.GetPlan: (ADMIN,),
+    o.ListOutbox: (READ, OPERATE),
     q.WhoAmI: (),
 }
 """No scope: any caller who is known. Changing what was charged is for admins: it could pass a budget by."""
 
 _LISTS = (q.ListRuns, q.ListApprovals, q.ListPolicies)
 """What an admin may ask about all teams at once."""
-_OF_ALL = (b.ListAccounts, b.ListPools, b.ListParallelRuns)
+_OF_ALL = (b.ListAccounts, b.ListPools, b.ListParallelRuns, o.ListOutbox)
 """What shows an admin all teams, and anybody else its own."""
 _OF_ANOTHER = (c.CreateKey, c.Fork)
 """What an admin may do for a team that it names: a fork stays its parent's team's."""

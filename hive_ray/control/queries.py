@@ -12,6 +12,7 @@ import msgspec
 from hive_ray.control import budget_views, views
 from hive_ray.control.breaker_views import BreakerQuery
 from hive_ray.control.budget_views import BudgetQuery
+from hive_ray.control.outbox_views import ListOutbox
 from hive_ray.control.standing import standing
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
@@ -163,6 +164,8 @@ class ListApprovals(msgspec.Struct, frozen=True, tag=True):
     run: str = ""
     after: tuple[int, str] = (0, "")
     limit: int = PAGE
+    owner: str = ""
+    """A principal or role: only what is, or was, asked of it."""
 
     def runs(self, engine: Engine) -> list[str]:
         """The runs that must be in memory to see the page."""
@@ -172,6 +175,9 @@ class ListApprovals(msgspec.Struct, frozen=True, tag=True):
         if self.team:
             team = set(engine.parked.ids_of(lambda kind: kind.team == self.team))
             waiting = {run: waits for run, waits in waiting.items() if run in team}
+        if self.owner:
+            asked = engine.parked.asked
+            waiting = {run: waits for run, waits in waiting.items() if self.owner in asked.get(run, ())}
         after_us = self.after[0]
         found = [(waits[0], run) for run, waits in waiting.items() if waits[0] > after_us]
         # Of these the page before may have shown some, or all.
@@ -191,6 +197,8 @@ class ListApprovals(msgspec.Struct, frozen=True, tag=True):
             if run.terminal or (self.run and run.id != self.run) or (self.team and run.team != self.team):
                 continue
             found.extend(views.wait_views(run, engine.graphs.get(run.graph)))
+        if self.owner:
+            found = [wait for wait in found if self.owner in wait.asked]
         behind = [wait for wait in found if (wait.since_us, wait.approval_id) > self.after]
         return Answer(heapq.nsmallest(self.limit, behind, key=lambda wait: (wait.since_us, wait.approval_id)))
 
@@ -315,6 +323,7 @@ QUERIES = (
     ListMemory,
     ListKeys,
     *budget_views.QUERIES,
+    ListOutbox,
 )
 Query = (
     GetRun
@@ -330,6 +339,7 @@ Query = (
     | ListKeys
     | BudgetQuery
     | BreakerQuery
+    | ListOutbox
 )
 Request = Command | Query | WatchRun | WhoAmI
 

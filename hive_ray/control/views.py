@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hive_ray.control.standing import family, standing
-from hive_ray.core import people
+from hive_ray.core import asking, people
 from hive_ray.core.api_keys import ApiKey
 from hive_ray.core.artifacts import KeptArtifact
 from hive_ray.core.commands import Refused
@@ -18,8 +18,9 @@ from hive_ray.core.engine import Engine, Stands
 from hive_ray.core.events import Origin
 from hive_ray.core.fleet import Agent, Fleet
 from hive_ray.core.longterm import Entry, Shelf
-from hive_ray.core.run import Run, StepStatus, Visit
+from hive_ray.core.run import Run, StepStatus, Visit, Wait
 from hive_ray.core.values import Value
+from hive_ray.graph.asking import Asked, Final
 from hive_ray.graph.compiled import CompiledGraph
 
 
@@ -39,6 +40,17 @@ class WaitView(msgspec.Struct, frozen=True):
     shown: dict[str, Value]
     team: str = ""
     agent: str = ""
+    asked: tuple[str, ...] = ()
+    """Who has been asked so far, in order; the last one is ``owner``."""
+    chain: tuple[Asked, ...] = ()
+    """All owners in order, with their times."""
+    final: Final = Final.FAIL
+    """What holds if nobody answers."""
+    four_eyes: bool = False
+    edition: int = 0
+    """Above 0: somebody edited the answer, which stands in ``edited``."""
+    edited_by: str = ""
+    edited: dict[str, Value] = {}
 
 
 class StepView(msgspec.Struct, frozen=True):
@@ -309,10 +321,21 @@ def wait_views(run: Run, graph: CompiledGraph | None) -> list[WaitView]:
             wait.shown,
             run.team,
             run.agent,
+            asking.owners(wait),
+            wait.chain or (Asked(wait.owner, wait.deadline_us - wait.since_us),),
+            wait.final,
+            wait.four_eyes,
+            *_edit(wait),
         )
         for visit in run.visits.values()
         if (wait := visit.wait) is not None
     ]
+
+
+def _edit(wait: Wait) -> tuple[int, str, dict[str, Value]]:
+    if wait.edit is None:
+        return 0, "", {}
+    return wait.edit.edition, wait.edit.principal, wait.edit.answer.outputs
 
 
 def run_line(engine: Engine, run: Run) -> RunLine:

@@ -19,6 +19,7 @@ NAMELESS = ("", "operator")
 BY_DEADLINE = "deadline"
 """Principal, and digest, of an answer that nobody gave in time."""
 ROLE = "role:"
+PRINCIPALS = ("key:", "user:")
 
 
 def request(
@@ -73,10 +74,14 @@ def owners(wait: Wait) -> tuple[str, ...]:
 
 def may_answer(wait: Wait, command: Resolve) -> bool:
     """Whether somebody is, or was, asked, himself or by a role; an admin may always."""
-    return command.as_admin or any(
-        not owner or owner == command.principal or owner.removeprefix(ROLE) in command.roles
-        for owner in owners(wait)
-    )
+    return command.as_admin or any(_is(owner, command) for owner in owners(wait))
+
+
+def _is(owner: str, command: Resolve) -> bool:
+    if not owner or owner == command.principal:
+        return True
+    # Whatever roles are called, none of them is somebody.
+    return not owner.startswith(PRINCIPALS) and owner.removeprefix(ROLE) in command.roles
 
 
 def not_asked(wait: Wait, command: Resolve) -> Refused:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 
 import msgspec
 
+from hive_ray.core import asking
 from hive_ray.core.run import STILL, Run, RunStatus, StepStatus, status_of
 
 
@@ -48,6 +49,8 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     origin: str = ""
     resumes: bool = False
     unsettled: bool = False
+    asked: tuple[str, ...] = ()
+    """Who its open questions are, or were, asked of; nobody in particular is left out."""
 
     @property
     def ended(self) -> bool:
@@ -79,6 +82,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     origin: str = ""
     resumes: bool = False
     unsettled: bool = False
+    asked: tuple[str, ...] = ()
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +104,8 @@ class ParkedRuns(MutableMapping[str, Parked]):
         self._sorted: list[str] | None = None
         self.waiting: dict[str, tuple[int, ...]] = {}
         """Since when the open questions of a run wait, oldest first; runs without one are left out."""
+        self.asked: dict[str, tuple[str, ...]] = {}
+        """Whom the open questions of a run are asked of; runs whose questions are anybody's are left out."""
         self.origins: dict[str, str] = {}
         """Forks to the runs that they were forked from."""
 
@@ -136,6 +142,8 @@ class ParkedRuns(MutableMapping[str, Parked]):
         self._sorted = None
         if row.waits_us:
             self.waiting[run] = row.waits_us
+        if row.asked:
+            self.asked[run] = row.asked
         if row.origin:
             self.origins[run] = row.origin
 
@@ -152,6 +160,7 @@ class ParkedRuns(MutableMapping[str, Parked]):
         number = _decode_head(self._rows.pop(run)).kind
         self._sorted = None
         self.waiting.pop(run, None)
+        self.asked.pop(run, None)
         self.origins.pop(run, None)
         self._uses[number] -= 1
         if not self._uses[number]:
@@ -206,7 +215,8 @@ def due_us(run: Run) -> int:
 
 def row_of(run: Run, reason: str) -> Parked:
     """The row of a run that is parked; ``reason`` is what lists say of it."""
-    waits = [visit.wait.since_us for visit in run.visits.values() if visit.wait is not None]
+    open_waits = [visit.wait for visit in run.visits.values() if visit.wait is not None]
+    waits = [wait.since_us for wait in open_waits]
     return Parked(
         Kind(status_of(run), reason, run.team, run.agent, run.graph, run.graph_name),
         run.seq,
@@ -222,4 +232,5 @@ def row_of(run: Run, reason: str) -> Parked:
         run.origin.run if run.origin is not None else "",
         run.origin is not None and run.origin.resumes,
         bool(run.unseen),
+        tuple(dict.fromkeys(owner for wait in open_waits for owner in asking.owners(wait) if owner)),
     )

@@ -12,6 +12,7 @@ from hive_ray.config import Settings, StateSettings
 from hive_ray.control.door import Door
 from hive_ray.control.envelope import Asked, decode_asked
 from hive_ray.control.queries import ListRuns, WatchRun, WhoAmI, runs_of
+from hive_ray.control.recovery import load_graph
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Command, Refused
 from hive_ray.core.engine import Engine
@@ -51,6 +52,7 @@ class Face:
         def let(engine: Engine) -> Refused | None:
             return self.door.let(entered, engine, wall_us)
 
+        self._know_graph(getattr(request, "graph", ""))
         if isinstance(request, WhoAmI):
             return Answer(entered.principal)
         if isinstance(request, Command):
@@ -64,6 +66,11 @@ class Face:
             driver.shell.query(call, request.look, driver.clock, runs, let)
         driver.perform()
         return driver.replies[call]
+
+    def _know_graph(self, version: str) -> None:
+        """One that was accepted here."""
+        if version and version not in self.driver.engine.graphs:
+            self.driver.engine.add_graph(load_graph(self.driver.blobs, version))
 
     async def _standing(self) -> bytes:
         return msgspec.msgpack.encode({"ready": True, "feature_level": 1})
