@@ -8,6 +8,7 @@ durable, and whoever comes later deletes what was left. Epoch records stay for e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -96,7 +97,9 @@ class Compactor:
         """
         told, self._told = self._told, None
         if told is None or self._told_until != manifest.covered:
-            told = Told(lambda runs: look_up(self._store, manifest, runs))
+            told = Told()
+        # Runs that were forgotten meanwhile are looked up where they are by now.
+        told.look_up = partial(look_up, self._store, manifest)
         batch = self._read(manifest, until, told)
         if batch is None:
             self._told, self._told_until = told, manifest.covered

@@ -89,15 +89,15 @@ class Told:
     """
 
     def __init__(self, look_up: Callable[[list[str]], dict[str, RunFacts]] | None = None) -> None:
-        self._look_up = look_up
+        self.look_up = look_up
         self._runs: OrderedDict[str, RunFacts] = OrderedDict()
 
     def prepare(self, rows: list[Row]) -> None:
         """Look up at once all runs of a stretch of journal that began before it."""
         begun = {row.run for row in rows if row.kind in _BEGINNINGS}
         unknown = {row.run for row in rows if row.run} - begun - self._runs.keys()
-        if unknown and self._look_up is not None:
-            self._runs.update(self._look_up(sorted(unknown)))
+        if unknown and self.look_up is not None:
+            self._runs.update(self.look_up(sorted(unknown)))
 
     def of(self, run: str) -> RunFacts:
         """The facts of one run; empty ones if nobody knows them."""

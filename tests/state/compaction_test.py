@@ -15,7 +15,7 @@ from hive_ray.core.fleet import encode_fleet
 from hive_ray.core.messages import Lease, Outcome
 from hive_ray.core.run import decode_run, encode_run
 from hive_ray.errors import Corrupt, StoreError
-from hive_ray.state import compaction, parquet
+from hive_ray.state import compaction, event_rows, parquet
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.compaction import Compactor, Stamp, remove_covered, remove_strays
 from hive_ray.state.content import PlainCodec
@@ -288,6 +288,22 @@ def test_a_long_journal_is_compacted_in_bounded_steps(local: Store, monkeypatch:
         manifest = work.compact(manifest, until, Stamp(1, manifest.number + 1, 1))
 
     assert rows_of(local) == before
+
+
+def test_what_was_forgotten_on_the_way_is_looked_up_in_the_newest_history(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """A compactor remembers so many runs: of any other it reads anew what its first events told."""
+    monkeypatch.setattr(compaction, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(event_rows, "RUNS_REMEMBERED", 0)
+    driver = lived(local)
+
+    manifest = compact_all(local, covered(driver))
+    teams: dict[str, set[str]] = {}
+    for file in manifest.of("events"):
+        for line in parquet.read_columns(file, open_file(local, file)).to_pylist():
+            teams.setdefault(line["run_id"], set()).add(line["team"])
+    assert {run for run, found in teams.items() if len(found) > 1} == set()
 
 
 def test_a_damaged_file_is_named(local: Store):
