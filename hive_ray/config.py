@@ -330,6 +330,16 @@ class LimitsSettings(Section):
     """Seconds for which an `Idempotency-Key` is remembered."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, seen from nowhere else."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class HttpSettings(Section):
     """The HTTP listener."""
 
@@ -343,12 +353,7 @@ class HttpSettings(Section):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the listener."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 class ObserveSettings(Section):

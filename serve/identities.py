@@ -10,11 +10,12 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import Request
 
-from hive_ray.config import Settings
+from hive_ray.config import Settings, is_loopback
 from hive_ray.control.access import missing
 from hive_ray.control.api_secrets import digest, id_of, pepper_of
 from hive_ray.control.door import REMEDY
@@ -84,6 +85,8 @@ class Identities:
             Unavailable: no controller tells.
         """
         given, team = _bearer(request), _team(request)
+        if not given:
+            _check_local(request)
         known = self._remembered.get((given, team))
         if known is None or known.until < time.monotonic():
             known = await self._ask(given, team, patience_s)
@@ -131,6 +134,28 @@ def _bearer(request: Request) -> str:
     if header and scheme.lower() != "bearer":
         raise refused(Refused("unauthenticated", f"Authorization: {scheme[:20]} is not known here: {REMEDY}"))
     return given.strip()
+
+
+def _check_local(request: Request) -> None:
+    """Without a key only this machine may ask: not a page of somebody else in a browser here, by a form or
+    by a name of its own that leads to loopback.
+
+    Raises:
+        Problem: 401.
+    """
+    origin = request.headers.get("origin")
+    for place in (f"//{request.headers.get('host', '')}", *((origin,) if origin is not None else ())):
+        name = _host_in(place)
+        if not is_loopback(name):
+            said = f"without an API key only pages and names of this machine may ask, not {name[:80]!r}"
+            raise refused(Refused("unauthenticated", f"{said}: {REMEDY}"))
+
+
+def _host_in(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _team(request: Request) -> str:

@@ -35,7 +35,7 @@ class Face:
         self.backend.link = Link(self._ask, patience_s=0.5)
         app = build(self.backend)
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-        self.http = httpx2.AsyncClient(transport=transport, base_url="http://face")
+        self.http = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
     async def _ask(self, data: bytes) -> bytes:
         return msgspec.msgpack.encode([self._answer(asked) for asked in decode_asked(data)])
