@@ -18,7 +18,6 @@ from hive_ray.config import Settings
 from hive_ray.control.historian import Historian
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.keeping import HERE_AGAIN_US, KEEP_US, Keeper
-from hive_ray.core import features
 from hive_ray.errors import StoreError
 from hive_ray.state.compaction import Stamp
 from hive_ray.state.content import PlainCodec
@@ -27,6 +26,7 @@ from hive_ray.state.memory_store import MemoryStore
 from hive_ray.state.pieces import Piece, pieces_of
 from hive_ray.state.retention import Retention
 from hive_ray.state.store import Store, open_store
+from tests.control.parking_test import kept_engine
 from tests.state.compaction_test import covered, lived, rows_of
 
 SECOND_US = 1_000_000
@@ -160,7 +160,7 @@ class Busy:
             do=self.ios.append,
             history_grew=lambda manifest: None,  # pyright: ignore[reportUnknownLambdaType]
             live_run_ids=list,
-            engine=SimpleNamespace(fleet=SimpleNamespace(epoch=1, feature_level=features.LATEST)),
+            engine=kept_engine(),
         )
         store = MemoryStore("historian")
         pieces = pieces_of(store, 0, PlainCodec())
