@@ -32,7 +32,7 @@ from serve import (
     routes_state,
 )
 from serve.backend import Backend
-from serve.guard import guard
+from serve.guard import describe, guard
 from serve.problems import Problem
 
 Message = MutableMapping[str, Any]
@@ -81,6 +81,7 @@ def build(backend: Backend | None = None, *, behind_proxy: bool = False) -> Fast
     ):
         app.include_router(guard(routes.router))
     problems.install(app)
+    describe(app)
     app.add_middleware(Door, names_answers=not behind_proxy)
     return app
 

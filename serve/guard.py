@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
-from serve.access import needs
+from hive_ray.core.principals import Scope
+from serve.access import ROUTES, needs
 from serve.backend import Backend
 
 
@@ -33,3 +34,33 @@ def guard(router: APIRouter) -> APIRouter:
         if isinstance(route, APIRoute):
             route.__class__ = Guarded
     return router
+
+
+def describe(app: FastAPI) -> None:
+    """Let the OpenAPI document say which credential and which scope each route needs."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _tell_scopes(plain())
+        return plain()
+
+    # FastAPI's own way of extending the document.
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _tell_scopes(document: dict[str, Any]) -> None:
+    bearer = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (hrk_…), or a token of a person.",
+    }
+    document.setdefault("components", {})["securitySchemes"] = {"bearer": bearer}
+    table = {
+        (method.lower(), path.replace(":path}", "}")): needed for (method, path), needed in ROUTES.items()
+    }
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            needed = table.get((method, path), (Scope.ADMIN,))
+            operation["security"] = [] if needed == "open" else [{"bearer": []}]
+            operation["x-scopes"] = [] if isinstance(needed, str) else [scope.value for scope in needed]

@@ -34,6 +34,16 @@ def test_every_route_stands_in_the_table_and_nothing_else_does():
     assert routes() == table
 
 
+def test_the_openapi_document_says_what_each_route_needs():
+    document = build().openapi()
+
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    cancel = document["paths"]["/v1/runs/{run_id}/cancel"]["post"]
+    assert (cancel["security"], cancel["x-scopes"]) == ([{"bearer": []}], ["operate"])
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert document["paths"]["/v1/memory/{scope}/{owner}/{key}"]["put"]["x-scopes"] == ["operate"]
+
+
 def test_only_liveness_and_readiness_are_open():
     assert {route for route, needed in ROUTES.items() if needed == "open"} == OPEN
 
