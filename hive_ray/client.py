@@ -346,6 +346,17 @@ class Client:
         answer = self._send("POST", "/v1/runs", body, headers=headers, repeat=bool(idempotency_key))
         return Run(self, answer["run_id"])
 
+    def estimate(
+        self,
+        graph: GraphLike | None = None,
+        *,
+        input: Mapping[str, Json] | None = None,
+        agent: str | None = None,
+        budget_usd: Decimal | str | float | None = None,
+    ) -> dict[str, Any]:
+        """What a run would cost, at worst and as expected, and which accounts could carry it."""
+        return self.post("/v1/estimate", _submission(graph, input=input, agent=agent, budget_usd=budget_usd))
+
     def submit_many(self, submissions: Iterable[Mapping[str, Any]]) -> list[Run | HiveError]:
         """Begin many runs at once, each given by the arguments that ``submit`` takes, by name.
 

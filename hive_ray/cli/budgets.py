@@ -148,7 +148,8 @@ def lines(found: list[dict[str, Any]]) -> Iterator[str]:
         spent = _amounts(one["spent_usd"], one["spent_tokens"] or None)
         until = one["window"]["ends_at"][:16].replace("T", " ")
         marks = "".join(f"  {mark}" for mark in _marks(one))
-        yield f"{one['scope']:<{width}}  {spent:>24}  ${one['reserved_usd']:>13}  {limit:>24}  {until}{marks}"
+        reserved = f"${one['reserved_usd']}"
+        yield f"{one['scope']:<{width}}  {spent:>24}  {reserved:>14}  {limit:>24}  {until}{marks}"
 
 
 def _amounts(usd: str | None, tokens: int | None) -> str:

@@ -69,6 +69,7 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     b.GetRate: (READ, OPERATE),
     b.ListPools: (READ, OPERATE),
     b.ListParallelRuns: (READ, OPERATE),
+    b.Foresee: (SUBMIT, READ),
     b.GetMaintenance: ANY,
     GetBreaker: (READ, OPERATE),
     ListBreakers: (READ, OPERATE),

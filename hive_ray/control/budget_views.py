@@ -8,7 +8,7 @@ from itertools import islice
 import msgspec
 
 from hive_ray.control.views import Answer
-from hive_ray.core.accounts import WINDOWS, Ledger, window
+from hive_ray.core.accounts import Experience, Ledger, window
 from hive_ray.core.engine import Engine
 from hive_ray.core.plan import AccountPlan, Change, Changes, RatePlan, encode_plan
 
@@ -204,6 +204,36 @@ class ListParallelRuns(msgspec.Struct, frozen=True, tag=True):
         return Answer(found)
 
 
+class Foreseen(msgspec.Struct, frozen=True):
+    """What an estimate needs to know of the present."""
+
+    accounts: list[AccountView]
+    """Those that have a limit, or are stopped."""
+    experience: dict[str, Experience]
+    """What calls of models and tools cost compared with their bounds."""
+
+
+class Foresee(msgspec.Struct, frozen=True, tag=True):
+    """The accounts that would pay for a run, and what its models and tools have cost so far."""
+
+    at_us: int
+    team: str
+    agent: str
+    workflow: str
+    pools: tuple[str, ...]
+    subjects: tuple[str, ...]
+    """``model/…`` and ``tool/…``."""
+
+    def look(self, engine: Engine) -> Answer:
+        team = self.team
+        own = (f"team/{team}", f"agent/{team}/{self.agent}", f"workflow/{team}/{self.workflow}")
+        names = (*own, *(f"pool/{pool}" for pool in self.pools), *self.subjects)
+        views = [account_view(engine, name, self.at_us) for name in names]
+        known = engine.fleet.accounts.experiences
+        found = {name: known[name] for name in self.subjects if name in known}
+        return Answer(Foreseen([view for view in views if view.limits or view.stopped_by], found))
+
+
 class GetMaintenance(msgspec.Struct, frozen=True, tag=True):
     """Who has set it up to admit nothing new; empty: nobody."""
 
@@ -256,14 +286,6 @@ def rate_view(engine: Engine, name: str) -> RateView:
     return RateView(name, engine.force.rate(name), engine.force.changed("rates", name))
 
 
-def is_account(name: str) -> bool:
-    """Whether an account may be called so."""
-    kind, _, rest = name.partition("/")
-    parts = rest.split("/")
-    wanted = 2 if kind in ("agent", "workflow") and rest != "*" else 1
-    return kind in WINDOWS and len(parts) == wanted and all(parts)
-
-
 QUERIES = (
     GetAccount,
     ListAccounts,
@@ -271,9 +293,18 @@ QUERIES = (
     GetRate,
     ListPools,
     ListParallelRuns,
+    Foresee,
     GetMaintenance,
     GetPlan,
 )
 BudgetQuery = (
-    GetAccount | ListAccounts | ListRates | GetRate | ListPools | ListParallelRuns | GetMaintenance | GetPlan
+    GetAccount
+    | ListAccounts
+    | ListRates
+    | GetRate
+    | ListPools
+    | ListParallelRuns
+    | Foresee
+    | GetMaintenance
+    | GetPlan
 )

@@ -78,14 +78,15 @@ def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[
         if model is None:
             return Worst(0, 0)
         tokens = bounds.prompt_tokens(run, node, visit, step, inputs)
-        return Worst(_price(model, tokens), tokens + model.max_tokens)
+        return Worst(price(model, tokens), tokens + model.max_tokens)
     tool = tool_of(node, step)
     if step.turn >= 0 or tool is not None:
         return Worst(tool.cost_nanousd if tool is not None else 0, 0)
     return Worst(node.cost_nanousd, 0)
 
 
-def _price(model: ModelPlan, tokens: int) -> int:
+def price(model: ModelPlan, tokens: int) -> int:
+    """Nano-dollars of a call with so many tokens of input and as many of output as it may have."""
     nanousd = tokens * model.input_nanousd_per_mtok + model.max_tokens * model.output_nanousd_per_mtok
     return -(-nanousd // MTOK)
 

@@ -66,6 +66,11 @@ def prompt_bytes(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dic
     return model.prompt_bytes + _inputs_bytes(model, node, inputs) + _conversation_bytes(node, said)
 
 
+def first_prompt_bytes(node: NodePlan, model: ModelPlan, inputs: Mapping[str, Value]) -> int:
+    """Most bytes of the prompt with which a node begins, asked of one of its models."""
+    return model.prompt_bytes + _inputs_bytes(model, node, inputs)
+
+
 def checksum(inputs: Mapping[str, Value]) -> int:
     """By which changed inputs are told from equal ones; never 0."""
     digest = hashlib.blake2b(digest_size=7)

@@ -1,0 +1,59 @@
+"""``hive-ray estimate``: what a run can cost, and who could pay for it, before anything of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hive_ray.cli.beginning import Agent, Budget, Input
+from hive_ray.cli.common import Config, Json, Url, app, client_of, read_input, show_json
+
+
+@app.command()
+def estimate(
+    graph: Annotated[Path, typer.Argument(help="Graph file.")],
+    given: Input = "{}",
+    agent: Agent = None,
+    budget_usd: Budget = None,
+    url: Url = "",
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Worst case and expected cost of a run, node by node, and which accounts could carry it now."""
+    values = read_input(given)
+    with client_of(url, config) as client:
+        told = client.estimate(graph, input=values, agent=agent, budget_usd=budget_usd)
+    if as_json:
+        show_json(told)
+        return
+    for text in lines(told):
+        print(text)
+
+
+def lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each node, the sum, what has no bound, and the accounts."""
+    width = max(8, *(len(one["node"]) for one in told["nodes"]))
+    yield f"{'NODE':<{width}}  {'VISITS':>6}  {'WORST OF ONE':>16}  {'EXPECTED':>16}"
+    for one in told["nodes"]:
+        worst = f"${one['worst_usd']}" if one["worst_usd"] is not None else "no bound"
+        yield f"{one['node']:<{width}}  {one['visits']:>6}  {worst:>16}  {'$' + one['expected_usd']:>16}"
+    if told["worst_usd"] is not None:
+        yield f"at worst ${told['worst_usd']}, {told['worst_tokens']} tokens"
+    else:
+        yield f"at worst no bound; what has one sums to ${told['bounded_usd']}"
+    yield f"expected ${told['expected_usd']}, {told['expected_tokens']} tokens"
+    for text in told["unbounded"]:
+        yield f"no bound: {text}"
+    for one in told["accounts"]:
+        yield f"{one['scope']}: {_verdict(one)}"
+
+
+def _verdict(one: Mapping[str, Any]) -> str:
+    if one["carries_worst"]:
+        return "carries the worst case now"
+    if one["carries_expected"]:
+        return "carries what is expected now, not the worst case"
+    return "cannot carry it now"
