@@ -20,11 +20,11 @@ from hive_ray.graph.rules import plan_rules
 _OF_POOLS = ("usd_per_hour", "requests_per_minute", "tokens_per_minute", "spare_slots")
 _OF_MODELS = ("usd_per_hour", "requests_per_minute", "tokens_per_minute")
 LIVE = (
-    *("budgets", "rates", "parallel_runs", "shares", "breakers", "approvals", "retries.longest_wait_s"),
+    *("budgets", "rates", "parallel_runs", "shares", "breakers", "policies", "retries.longest_wait_s"),
     *(f"pools.*.{key}" for key in _OF_POOLS),
     *(f"models.*.{key}" for key in _OF_MODELS),
 )
-"""The keys that ``plan_of`` reads: a change of them holds at once. ``*`` stands for any name."""
+"""The keys that nobody but ``plan_of`` reads: a change of them holds at once. ``*`` stands for any name."""
 
 
 def plan_of(settings: Settings) -> ControlPlan:

@@ -30,8 +30,8 @@ from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.control.withheld import Withheld
+from hive_ray.core import affording, features, sealing
 from hive_ray.core import events as ev
-from hive_ray.core import features, sealing
 from hive_ray.core.commands import ApplyPlan, Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
@@ -474,7 +474,7 @@ class Shell:
 
     def _command(self, call: int, command: Command, refused: Refused | None) -> None:
         refused = refused or features.refuse(command, self.engine.fleet.feature_level)
-        refused = refused or self._too_busy(command)
+        refused = refused or self._too_busy(command) or self._too_dear(command)
         answer = refused or self.engine.command(command, self._now)
         if isinstance(command, RaiseLevel):
             self._apply_plan(self._now)
@@ -497,6 +497,12 @@ class Shell:
         if self._queued(pool, limit) < limit:
             return None
         return Refused("overloaded", f"{limit} steps wait for pool {pool} (pools.{pool}.queue_limit)", 1.0)
+
+    def _too_dear(self, command: Command) -> Refused | None:
+        """A run whose first step no account can ever carry is not begun."""
+        if not isinstance(command, Submit) or self.engine.accepted(command):
+            return None
+        return affording.refuse(command, self.engine.graphs[command.graph], self.engine.force)
 
     def _queued(self, pool: str, limit: int) -> int:
         """Steps that wait for a pool; at the limit, entries of runs that have ended are taken out first."""

@@ -43,7 +43,7 @@ def changed(*path: str, to: Any) -> Settings:
         (("pools", "llm", "tokens_per_minute"), 1),
         (("models", "m.1", "usd_per_hour"), 1),
         (("models", "m.1", "requests_per_minute"), 1),
-        (("approvals", "owner"), "ann"),
+        (("policies", "rules"), [{"id": "r", "then": "deny", "tools": ["x"]}]),
         (("retries", "longest_wait_s"), 5),
     ],
 )

@@ -22,7 +22,8 @@ ONCE = RetryPlan(max_retries=0)
 
 
 def asking(id: str, *inputs: str, **fields: Any) -> NodePlan:
-    return llm(id, **({"model": PRICED, "input_keys": inputs, "retry": ONCE} | fields))
+    known: dict[str, Any] = {"model": PRICED, "input_keys": inputs, "retry": ONCE}
+    return llm(id, **(known | fields))
 
 
 def test_a_node_in_no_cycle_costs_its_call_once_and_its_retries_at_worst():

@@ -262,3 +262,33 @@ async def test_a_faulty_configuration_names_every_fault_and_changes_nothing(face
     assert answer.status_code == 422
     assert {"budgets.town/x", "budgets.team/a", "rate", "limits.max_steps"} <= set(places)
     assert face.driver.engine.seq == before
+
+
+async def test_a_run_that_could_never_begin_is_refused_at_the_door(face: Face):
+    """402 with the account's name; a raised limit lets it in, and nothing was written."""
+    await told(face, "PUT", TEAM, usd="1.499999999")
+    before = face.driver.engine.seq
+
+    refused = await face.http.post("/v1/runs", json={"graph_version": PAID.version})
+    own = await face.http.post("/v1/runs", json={"graph_version": PAID.version, "budget_usd": "1"})
+
+    assert (refused.status_code, refused.json()["kind"]) == (402, "budget_exceeded")
+    assert "the budget team/default has 1.499999999 USD in a window" in refused.json()["detail"]
+    assert "the run's budget is 1.0 USD" in own.json()["detail"]
+    assert face.driver.engine.seq == before
+    await told(face, "PUT", TEAM, usd="1.5")
+    await submitted(face)
+
+
+async def test_an_estimate_says_what_it_costs_and_who_could_carry_it(face: Face):
+    """Of the worst case and of what is expected; nothing runs, nothing is written."""
+    await told(face, "PUT", TEAM, usd="4")
+    before = face.driver.engine.seq
+
+    found = await told(face, "POST", "/v1/estimate", graph_version=PAID.version, budget_usd="7")
+
+    assert (found["worst_usd"], found["expected_usd"], found["unbounded"]) == ("6", "1.5", [])
+    assert [(one["node"], one["visits"], one["worst_usd"]) for one in found["nodes"]] == [("paid", 1, "6")]
+    carries = {one["scope"]: (one["carries_worst"], one["carries_expected"]) for one in found["accounts"]}
+    assert carries == {"run": (True, True), "team/default": (False, True)}
+    assert face.driver.engine.seq == before
