@@ -22,7 +22,9 @@ from hive_ray.state import compaction
 from hive_ray.state.compaction import Stamp
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.pieces import Piece, Pieces
-from hive_ray.state.retention import Retention, is_due, remove_blobs, retain
+from hive_ray.state.retention import Retention, is_due, left_behind, remove_blobs, retain
+from hive_ray.state.run_items import RUN
+from hive_ray.state.snapshots import items_shown
 from hive_ray.state.store import Store
 
 if TYPE_CHECKING:
@@ -218,6 +220,16 @@ class Keeper:
             self._cleaned = True
         if manifest.number == self.manifest.number:
             # Which runs are known was asked for this manifest; for another, next time.
-            remove_blobs(self._store, manifest, stamp.now_us - GRACE_US, known)
-            manifest = compaction.remove_dropped(self._store, manifest, stamp.now_us - GRACE_US)
+            manifest = self._remove_dropped(manifest, known, stamp.now_us - GRACE_US)
         return retain(self._store, manifest, self._retention, live, stamp.epoch, stamp.now_us)
+
+    def _remove_dropped(self, manifest: HistoryManifest, known: set[str], before_us: int) -> HistoryManifest:
+        """Files that were dropped long enough ago, and the blobs of their runs.
+
+        Not as long as a kept snapshot shows one of these runs: whoever recovers from it knows the run again.
+        """
+        gone = left_behind(self._store, manifest, before_us, known)
+        if gone and not items_shown(self._store, manifest.partition).isdisjoint(RUN + run for run in gone):
+            return manifest
+        remove_blobs(self._store, gone)
+        return compaction.remove_dropped(self._store, manifest, before_us)

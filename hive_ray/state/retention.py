@@ -77,11 +77,10 @@ def is_due(manifest: HistoryManifest, before_us: int) -> bool:
     return bool(_due(manifest, before_us))
 
 
-def remove_blobs(store: Store, manifest: HistoryManifest, before_us: int, known: Collection[str]) -> int:
-    """Delete the blobs of runs whose last summary was dropped before a time; returns how many.
+def left_behind(store: Store, manifest: HistoryManifest, before_us: int, known: Collection[str]) -> set[str]:
+    """Root runs whose last summary was dropped before a time: nothing but blobs may be left of them.
 
-    Call it before the files themselves are deleted: they tell which runs these are. A child's blobs go with
-    its root, which may show them.
+    Ask before the files themselves are deleted: they tell which runs these are.
 
     Args:
         known: runs that somebody still knows, whatever the history says.
@@ -92,6 +91,11 @@ def remove_blobs(store: Store, manifest: HistoryManifest, before_us: int, known:
         if any(file.may_hold(run) for run in gone):
             # Joined into another file, or summed up anew since.
             gone -= set(_runs_in(store, file.name))
+    return gone
+
+
+def remove_blobs(store: Store, gone: Collection[str]) -> int:
+    """Delete the blobs of root runs and of their children, which may show them; returns how many."""
     blobs = [name for name in store.list(BLOBS) if root_of(name.split("/")[1]) in gone] if gone else []
     for name in blobs:
         store.delete(name)

@@ -306,6 +306,11 @@ def kept_manifests(store: Store, partition: int) -> list[Manifest]:
     return [load_manifest(store, name) for name in names[-KEPT:]]
 
 
+def items_shown(store: Store, partition: int) -> set[str]:
+    """The items of the snapshots that stay."""
+    return {key for manifest in kept_manifests(store, partition) for key in manifest.places}
+
+
 def load_manifest(store: Store, name: str) -> Manifest:
     """Read one table of contents; raises ``Corrupt``."""
     metadata, batch = frames.read_stream(name, frames.decompress(name, read_listed(store, name)))

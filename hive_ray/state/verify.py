@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -280,22 +280,19 @@ class _Pass:
 
     def _refer(self, who: str, value: Any) -> None:
         """Note every blob that a decoded value names, however deep."""
-        match value:
-            case msgspec.Struct():
-                blob = getattr(value, "blob", "")
-                if isinstance(blob, str) and _BLOB.fullmatch(blob):
-                    self._blobs.setdefault(blob, (getattr(value, "size", -1), who))
-                    return
-                for field in value.__struct_fields__:
-                    self._refer(who, getattr(value, field))
-            case dict():
-                for item in value.values():
-                    self._refer(who, item)
-            case list() | tuple():
-                for item in value:
-                    self._refer(who, item)
-            case _:
-                pass
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, msgspec.Struct):
+                blob = getattr(one, "blob", "")
+                if blob and isinstance(blob, str) and _BLOB.fullmatch(blob):
+                    self._blobs.setdefault(blob, (getattr(one, "size", -1), who))
+                else:
+                    waiting.extend(msgspec.structs.astuple(one))
+            elif isinstance(one, dict):
+                waiting.extend(cast("dict[Any, Any]", one).values())
+            elif isinstance(one, list | tuple):
+                waiting.extend(cast("list[Any]", one))
 
     def _refer_graphs(self, who: str, value: Any) -> None:
         """Graphs that an event, a run or the fleet names; a child run's is also a part of its ancestor's."""

@@ -41,8 +41,13 @@ def _money(family: list[Run], run: Run) -> None:
     held = sum(_reserved(member) for member in family)
     assert run.reserved_nanousd == held >= 0, f"{run.id}: {run.reserved_nanousd} reserved, {held} held"
     if run.budget_nanousd >= 0:
-        most = run.budget_nanousd + run.overrun_nanousd
+        most = run.budget_nanousd + run.overrun_nanousd + sum(corrected(member) for member in family)
         assert run.spent_nanousd + run.reserved_nanousd <= most, f"{run.id} is over its budget"
+
+
+def corrected(run: Run) -> int:
+    """What was added to a run's charges afterwards, whatever its budget says."""
+    return sum(max(correction.nanousd, 0) for correction in run.corrections.values())
 
 
 def _reserved(run: Run) -> int:

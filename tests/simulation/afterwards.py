@@ -97,7 +97,9 @@ def check_replays(world: World) -> None:
 
 def check_bills(world: World) -> None:
     """What a bill is compared with is what was charged."""
-    total = sum(charge.nanousd for charge in bills.charges(world.storage.raw))
+    charges = bills.charges(world.storage.raw)
+    total = sum(charge.nanousd for charge in charges)
+    assert all(charge.request_id for charge in charges), "a charge whose request nobody knows"
     ledger = world.ledger
     charged = sum(attempt.charged for attempt in ledger.attempts.values()) + sum(ledger.corrected.values())
     assert total == charged, f"the ledger of bills holds {total}, charged was {charged}"

@@ -11,9 +11,10 @@ from hive_ray.control.shell import Reply, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core import events as ev
 from hive_ray.core import fleet, indexing, run, steps
+from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.messages import Outcome
-from hive_ray.state import journal
+from hive_ray.state import journal, ledger
 from hive_ray.state.journal import Committed, Journal, Retry
 
 Switch = Callable[[pytest.MonkeyPatch], None]
@@ -102,6 +103,16 @@ def forgotten_key(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fleet, "note_submission", lambda index, of: None)
 
 
+def forks_billed_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    """Bills do not read who asked for a forked run."""
+    patch.setattr(ledger, "_KINDS", ledger._KINDS - {"RunForked"})
+
+
+def resumed_twice(patch: pytest.MonkeyPatch) -> None:
+    """Nobody remembers that a run was resumed in another's place."""
+    patch.setattr(Engine, "_note_successor", lambda engine, of: None)
+
+
 BUGS: dict[Switch, int] = {
     no_fencing: 2,
     commit_after_effect: 1,
@@ -113,5 +124,7 @@ BUGS: dict[Switch, int] = {
     acknowledged_before_durable: 1,
     last_segment_skipped: 1,
     forgotten_key: 2,
+    forks_billed_to_nobody: 28,
+    resumed_twice: 20,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""

@@ -17,7 +17,7 @@ from tests.simulation.history import History, Told
 from tests.simulation.plan import LEAST_KINDS
 
 LEAST_STEPS = 100
-BATCH = 4
+BATCH = 8
 """Seeds that a process plays before it tells what came of them."""
 
 

@@ -191,7 +191,7 @@ class History:
 
     def _look_back(self, engine: Engine) -> None:
         """Now and then, as operators do: it reads everything again."""
-        way = self.world.seed % (8 if self.world.ledger.events < MANY_EVENTS else 32)
+        way = self.world.seed % (12 if self.world.ledger.events < MANY_EVENTS else 60)
         world = self.world
         if way == 0:
             afterwards.check_store(world.storage, world.storage.raw)

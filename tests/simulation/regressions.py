@@ -1,7 +1,8 @@
 """Seeds that once broke an invariant; each is played by ``make test``.
 
 A seed stands for its history as long as the simulation draws from chance in the same order. So each bug
-that was found also has a test of its own, named here, or a switch in ``bugs`` that brings it back.
+that was found also has a test of its own, named here, or a switch in ``bugs`` that brings it back. The
+histories of the seeds below were drawn anew when crowds and moves came: the tests still hold.
 """
 
 from __future__ import annotations

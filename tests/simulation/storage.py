@@ -6,10 +6,11 @@ import os
 import shutil
 from itertools import count
 from random import Random
+from types import SimpleNamespace
 
 from hive_ray.core.keys import NO_KEY
 from hive_ray.errors import Corrupt, KeyErased
-from hive_ray.state import frames, snapshots
+from hive_ray.state import content, frames, intermediate_keys, key_pages, snapshots
 from hive_ray.state.blobs import BlobRef, Blobs
 from hive_ray.state.content import ContentCodec, PlainCodec, SealingCodec
 from hive_ray.state.key_providers import LocalKey
@@ -35,12 +36,20 @@ def codec_over(store: Store, keyring: Keyring | None) -> tuple[ContentCodec, Blo
     return codec, Blobs(store, codec, DIGEST_KEY, keyring.digest_key)
 
 
+def _draw_secrets_from(chance: Random) -> None:
+    """Keys and nonces come from the seed too: what is damaged depends on the bytes that are there."""
+    drawn = SimpleNamespace(urandom=Random(chance.getrandbits(64)).randbytes)
+    for module in (content, intermediate_keys, key_pages):
+        module.os = drawn  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Storage:
     """One history's store and keys."""
 
     def __init__(self, plan: Plan, chance: Random) -> None:
         self.plan = plan
         self.chance = chance
+        _draw_secrets_from(chance)
         self.damaged: dict[str, bytes] = {}
         """Objects as they were before they were damaged."""
         self._space = f"simulation-{os.getpid()}-{next(_NAMES)}"

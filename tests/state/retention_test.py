@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from hive_ray.control.keeping import Keeper
 from hive_ray.core.commands import Cancel
 from hive_ray.state import merging
 from hive_ray.state.compaction import Stamp, remove_dropped, remove_strays
 from hive_ray.state.history import HistoryFile, HistoryManifest, Spans, date_of, newest_manifest
 from hive_ray.state.history_reading import run_rows, summaries
 from hive_ray.state.memory_store import MemoryStore, forget_memory
-from hive_ray.state.retention import Retention, is_due, remove_blobs, retain
+from hive_ray.state.pieces import Pieces
+from hive_ray.state.retention import Retention, is_due, left_behind, remove_blobs, retain
+from hive_ray.state.run_items import RUN
+from hive_ray.state.snapshots import items_shown, kept_manifests
 from tests.control.driver import Driver
 from tests.control.shell_test import submit
 from tests.state.compaction_test import compact_all, compactor, covered, lived, rows_of, snapshot
@@ -73,11 +77,29 @@ def test_blobs_go_with_the_last_summary_of_their_run(store: MemoryStore):
     now_us = driver.clock.wall_us + 40 * DAY_US
     after = retain(store, manifest, Retention(30), [], 1, now_us)
 
-    assert remove_blobs(store, after, now_us, ["b0"]) == 0, "readers may still know it"
+    assert not left_behind(store, after, now_us, ["b0"]), "readers may still know it"
     assert is_due(after, now_us + 1) and not is_due(after, now_us)
-    assert remove_blobs(store, after, now_us + 1, ["b0"]) == 2
+    assert remove_blobs(store, left_behind(store, after, now_us + 1, ["b0"])) == 2
 
     assert [name.split("/")[1] for name in store.list("blobs/")] == stay
+
+
+def test_blobs_stay_while_a_snapshot_shows_their_run(store: MemoryStore):
+    """Whoever recovers from it knows the run again; the next snapshots do without it, and then they go."""
+    driver, manifest = compacted(store)
+    store.create("blobs/a0/x", b"x")
+    now_us = driver.clock.wall_us + 40 * DAY_US
+    after = retain(store, manifest, Retention(30), [], 1, now_us)
+    assert RUN + "a0" in items_shown(store, 0)
+    keeper = Keeper(store, Pieces(store, compactor(store)), Retention(30), after)
+
+    assert keeper._remove_dropped(after, set(), now_us + 1) == after
+    assert store.list("blobs/") == ["blobs/a0/x"]
+
+    while found := kept_manifests(store, 0):
+        store.delete(found[-1].name)
+    assert keeper._remove_dropped(after, set(), now_us + 1).dropped == ()
+    assert not store.list("blobs/")
 
 
 def test_files_that_were_joined_take_no_blobs_with_them(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
@@ -89,7 +111,7 @@ def test_files_that_were_joined_take_no_blobs_with_them(store: MemoryStore, monk
         manifest = merging.merge(store, manifest, Stamp(1, attempt, 5))
     assert is_due(manifest, 6)
 
-    assert remove_blobs(store, manifest, 6, []) == 0
+    assert not left_behind(store, manifest, 6, [])
     assert driver.store.list("blobs/") == ["blobs/a0/x"]
 
 
