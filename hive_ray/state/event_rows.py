@@ -139,6 +139,11 @@ def _step_queued(facts: RunFacts, event: ev.StepQueued) -> None:
     facts.steps[event.serial, event.call] = Place(visit.node if visit else "", event.pool, event.name)
 
 
+def _step_routed(facts: RunFacts, event: ev.StepRouted) -> None:
+    place = _place(event.serial, event.call, facts)
+    facts.steps[event.serial, event.call] = Place(place.node, event.pool, place.name)
+
+
 def _edges_taken(facts: RunFacts, event: ev.EdgesTaken) -> None:
     facts.visits.pop(event.serial, None)
 
@@ -151,6 +156,7 @@ def _ended(facts: RunFacts, event: ev.Event) -> None:
 _TAKERS: dict[type[ev.Event], Callable[[RunFacts, Any], None]] = {
     ev.NodeEntered: _node_entered,
     ev.StepQueued: _step_queued,
+    ev.StepRouted: _step_routed,
     ev.EdgesTaken: _edges_taken,
     ev.RunSucceeded: _ended,
     ev.RunFailed: _ended,
@@ -232,7 +238,7 @@ _FIELDS: tuple[tuple[str, ...], ...] = (
     ("cost_nanousd", "nanousd"),
     ("duration_us",),
     ("failure", "kind"),
-    ("reason", "decision"),
+    ("reason", "decision", "effect"),
     ("principal",),
     ("team",),
     ("usage",),

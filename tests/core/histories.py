@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hive_ray.control import buckets
 from hive_ray.core import events as ev
-from hive_ray.core import forking
+from hive_ray.core import forking, people
 from hive_ray.core.artifacts import Artifact, ArtifactBounds
 from hive_ray.core.commands import Cancel, Complete, Pause, RaiseLevel, Resolve, Resume, Signal
 from hive_ray.core.engine import Engine
@@ -221,12 +221,7 @@ class History(Story):
             return
         run, wait = waits[a % len(waits)]
         given = StepContent(outputs=values(k=b % 2 == 0, said="hm"))
-        decisions = {
-            "approval": ("approve", "reject", "edit"),
-            "client": ("answer", "complete"),
-            "outcome_unknown": ("happened", "did_not_happen", "abort"),
-            "pause": ("resume",),
-        }[wait.reason]
+        decisions = people.answers(wait)
         decision = decisions[b % len(decisions)]
         if wait.reason == "client" and len([v for v in run.visits.values() if v.wait]) == 1:
             self.tell(Signal(run.id, given) if decision == "answer" else Complete(run.id, given))
