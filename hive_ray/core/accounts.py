@@ -69,6 +69,8 @@ class Account(msgspec.Struct, array_like=True):
             return self.present
         start, _ = window(self.name, at_us)
         ledger = self.past.get(start)
+        if ledger is None and len(self.past) >= KEPT_WINDOWS and start < min(self.past):
+            return Ledger()  # nobody remembers that window
         if ledger is None:
             ledger = self.past[start] = Ledger()
             self._drop_old()
@@ -252,6 +254,7 @@ class Tab:
         "credit_tokens",
         "held_nanousd",
         "held_tokens",
+        "lent",
         "open",
         "purses",
         "simple",
@@ -271,7 +274,9 @@ class Tab:
         """Not posted yet."""
         self.credit_nanousd = self.credit_tokens = 0
         self.aside_nanousd = self.aside_tokens = 0
-        """The credit that was given, used or not."""
+        """The credit that was given, used or not, and the hold with which it was given."""
+        self.lent = False
+        """It has credit: what it holds is set aside already."""
         self.open = False
         """There is something to post, or to give back."""
 
@@ -294,6 +299,8 @@ class Accounts(msgspec.Struct):
     """By what ``names_of`` looks at."""
     unposted: list[Tab] = []
     plans: InForce | None = None
+    bounded: bool = False
+    """Some account has a limit."""
 
     @property
     def by_name(self) -> dict[str, Account]:
@@ -316,6 +323,7 @@ class Accounts(msgspec.Struct):
         """Other limits are in force."""
         self.post()
         self.plans, self.purses, self.tabs = force, {}, {}
+        self.bounded = force.limits_accounts
 
     def of(self, root: Run, pool: str, subject: str) -> list[Purse]:
         """What an attempt in a pool, of a model or tool, is charged to, as of now."""
@@ -356,7 +364,7 @@ class Accounts(msgspec.Struct):
                 ledger.spent_tokens += tab.spent_tokens
         tab.held_nanousd = tab.held_tokens = tab.spent_nanousd = tab.spent_tokens = 0
         tab.credit_nanousd = tab.credit_tokens = tab.aside_nanousd = tab.aside_tokens = 0
-        tab.open = False
+        tab.open = tab.lent = False
 
     def _open(self, tab: Tab) -> None:
         if not tab.open:
@@ -402,17 +410,19 @@ class Accounts(msgspec.Struct):
                 return False
             nanousd, tokens = min(nanousd, plenty), min(tokens, plenty_tokens)
         if tab.simple and tab.window_us <= hold.at_us < tab.until_us:
-            self._give(tab, nanousd // SHARE_OF_CREDIT, tokens // SHARE_OF_CREDIT)
+            self._give(tab, hold, nanousd // SHARE_OF_CREDIT, tokens // SHARE_OF_CREDIT)
         return True
 
-    def _give(self, tab: Tab, nanousd: int, tokens: int) -> None:
+    def _give(self, tab: Tab, hold: Hold, nanousd: int, tokens: int) -> None:
+        """Set a hold aside, and credit for others after it."""
         if nanousd <= 0 or tokens < 0:
             return
-        tab.credit_nanousd = tab.aside_nanousd = nanousd
-        tab.credit_tokens = tab.aside_tokens = tokens
+        tab.credit_nanousd, tab.credit_tokens = nanousd, tokens
+        tab.aside_nanousd, tab.aside_tokens = nanousd + hold.nanousd, tokens + hold.tokens
         for purse in tab.purses:
-            purse.aside_nanousd += nanousd
-            purse.aside_tokens += tokens
+            purse.aside_nanousd += tab.aside_nanousd
+            purse.aside_tokens += tab.aside_tokens
+        tab.lent = True
         self._open(tab)
 
     def hold(self, root: Run, hold: Hold) -> None:
@@ -423,7 +433,7 @@ class Accounts(msgspec.Struct):
         tab = self._tab(root, hold.pool, hold.subject)
         if at_us >= tab.until_us:
             self._turn(tab, at_us)
-        if tab.simple and at_us >= tab.window_us:
+        if tab.simple and at_us >= tab.window_us and (tab.lent or not self.bounded):
             tab.held_nanousd += hold.nanousd
             tab.held_tokens += hold.tokens
             if not tab.open:

@@ -435,7 +435,9 @@ class Engine:
         self.record(decided, now)
         run = self.runs[command.run]
         self._note_successor(run)
-        return self._let_in(run, now)
+        # An operator's doing: it does not stand in line, and its state shows that it has begun.
+        self.moving.begin(run, now)
+        return run
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
         level = self.fleet.feature_level

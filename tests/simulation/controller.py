@@ -30,6 +30,7 @@ from hive_ray.state.owner import Owner
 from hive_ray.state.retention import Retention
 from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
+from tests.simulation.budgets import apply_plan
 from tests.simulation.checker import Checker
 from tests.simulation.storage import codec_over
 
@@ -148,7 +149,7 @@ class Controller:
         engine.sink = self._record
         self._checker = Checker(engine)
         world.recovered(self, engine)
-        shell.begin(self._clock())
+        shell.begin(self._clock(), apply_plan(world.plan.control))
         self._tick()
 
     def _shell_of(self, found: Recovered) -> Shell:

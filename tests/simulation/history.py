@@ -17,7 +17,7 @@ from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
 from tests.core.graphs import Facts
-from tests.simulation import afterwards, monkey, onlooker, operators
+from tests.simulation import afterwards, limits, monkey, onlooker, operators
 from tests.simulation.monkey import HOUR_US
 from tests.simulation.moves import Pace, Player
 from tests.simulation.people import People, User
@@ -91,6 +91,7 @@ class History:
         monkey.set_rates(world)
         Player(world, monkey.MOVES, Pace(plan.every_us, plan.every_steps, plan.most_faults))
         Player(world, operators.MOVES, Pace(plan.every_us, 8))
+        Player(world, limits.MOVES, Pace(plan.every_us, 12))
         Player(world, onlooker.MOVES, Pace(200_000, 16))
 
     def _live(self) -> None:
@@ -134,6 +135,7 @@ class History:
         weather.error = weather.lost = 0.0
         weather.full = weather.down = False
         outside.failure_rate = outside.slow_rate = 0.0
+        limits.lift(world)
         world.storage.mend()
         for controller in world.controllers:
             controller.process.fuse = 0
@@ -177,6 +179,7 @@ class History:
         assert controller is not None and controller.shell is not None
         engine = controller.shell.engine
         invariants.check(engine)
+        self.world.ledger.purses.compare(engine)
         self._check_questions()
         self._check_effects()
         if not self.plan.retention_days and not (self.plan.sealed and self.plan.parks):

@@ -9,6 +9,7 @@ import msgspec
 
 from hive_ray.core import events as ev
 from hive_ray.core.fleet import AttemptRef, StepRef
+from tests.simulation.purses import Purses
 
 KEY_KEPT_US = 22 * 3600 * 1_000_000
 """How long a key gives the same run: a day, less what the wall clock may have jumped."""
@@ -31,6 +32,8 @@ class Attempt:
 class Ledger(msgspec.Struct):
     """Attempts, approvals, runs and their ends, as of the last durable event."""
 
+    purses: Purses
+    """What accounts were charged."""
     seq: int = 0
     at_us: int = 0
     events: int = 0
@@ -88,11 +91,14 @@ class Ledger(msgspec.Struct):
         assert known is None or not known.open, f"{key} was given out twice"
         assert event.run not in self.ended, f"{key} was given out after its run ended"
         self.attempts[key] = Attempt(event, self.seq)
+        self.purses.started(key, event.hold)
         self.given.add((*key, event.epoch))
         self.started += 1
 
     def _returned(self, event: ev.LeaseReturned) -> None:
-        del self.attempts[(event.run, event.serial, event.call, event.attempt)]
+        key = (event.run, event.serial, event.call, event.attempt)
+        del self.attempts[key]
+        self.purses.returned(key)
 
     def _succeeded(self, event: ev.StepSucceeded) -> None:
         if not event.resolved_by:
@@ -107,6 +113,7 @@ class Ledger(msgspec.Struct):
         key = (event.run, event.serial, event.call, event.attempt)
         assert not self.seen.get(key), f"{key} was settled twice"
         attempt = self.attempts[key]
+        self.purses.settled(key, attempt.open, event.cost_nanousd)
         attempt.open = False
         attempt.charged += event.cost_nanousd
         self.seen[key] = not unseen
@@ -134,6 +141,8 @@ class Ledger(msgspec.Struct):
         self.forgotten[event.run] = None
 
     def _corrected(self, event: ev.CostCorrected) -> None:
+        key = (event.run, event.serial, event.call, event.attempt)
+        self.purses.corrected(key, self.seen.get(key) is False, event.cost_nanousd, self.at_us)
         self.corrected[event.run] = self.corrected.get(event.run, 0) + event.cost_nanousd
 
     def _remembered(self, event: ev.MemoryWritten | ev.MemoryDeleted) -> None:
@@ -146,12 +155,19 @@ class Ledger(msgspec.Struct):
     def _submitted(self, event: ev.RunSubmitted | ev.RunForked) -> None:
         assert event.run not in self.runs, f"{event.run} was submitted twice"
         self.runs[event.run] = event.parent if isinstance(event, ev.RunSubmitted) else ""
+        self.purses.submitted(event)
         self.names.append(event.run)
         self.live[event.run] = None
         if event.idempotency_key:
             used = self.used_keys.get(event.idempotency_key)
             assert used is None or self.at_us - used[1] > KEY_KEPT_US, f"{event.run} and {used} share a key"
             self.used_keys[event.idempotency_key] = (event.run, self.at_us)
+
+    def _limited(self, event: ev.BudgetChanged) -> None:
+        self.purses.change(event.account)
+
+    def _let_beyond(self, event: ev.AllowanceGranted) -> None:
+        self.purses.change(event.account)
 
     def _ended(self, event: ev.Event) -> None:
         assert event.run not in self.ended, f"{event.run} ended twice"
@@ -171,6 +187,8 @@ _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.RunForked: Ledger._forked,
     ev.RunForgotten: Ledger._forgotten,
     ev.CostCorrected: Ledger._corrected,
+    ev.BudgetChanged: Ledger._limited,
+    ev.AllowanceGranted: Ledger._let_beyond,
     ev.MemoryWritten: Ledger._remembered,
     ev.MemoryDeleted: Ledger._remembered,
     ev.RunSucceeded: Ledger._ended,

@@ -18,7 +18,7 @@ MOST_PATIENCE = 32
 LOOK_US, MOST_LOOK_US = 60_000, 2_000_000
 """Between two looks at what is asked; longer while there is nothing to answer."""
 ENDED = ("succeeded", "failed", "cancelled")
-TRANSIENT = ("unavailable", "overloaded")
+TRANSIENT = ("unavailable", "overloaded", "maintenance")
 
 
 class User:
@@ -51,6 +51,7 @@ class User:
         self.graph = world.graphs[int(chance() * len(world.graphs))]
         tight = 5 + int(chance() * 55)
         limited = world.plan.has("tight_budget") and chance() < 0.7
+        self.agent = "agent" if chance() < 0.7 else "other"
         self.budget_nanousd = tight if limited else -1
         self.submit()
 
@@ -66,7 +67,7 @@ class User:
             run,
             "q",
             "team",
-            "agent",
+            self.agent,
             self.graph,
             given,
             "digest",
@@ -105,7 +106,7 @@ class User:
         given = content(list=[1, 2, 3], k=self.runs % 2 == 0)
         run, key = f"{self.world.mint(self.name, self.tries)}again", f"key-{self.name}"
         sealed_by = self.world.storage.run_key()
-        return Submit(run, "q", "team", "agent", self.graph, given, "digest", key, key=sealed_by)
+        return Submit(run, "q", "team", self.agent, self.graph, given, "digest", key, key=sealed_by)
 
     def _repeated(self, key: str, run: str, answer: Answer) -> None:
         """The same key gets the same run, however often it is asked."""

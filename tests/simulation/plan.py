@@ -5,6 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
+from hive_ray.core.plan import ControlPlan
+from tests.simulation.budgets import draw_plan
+
 KINDS = (
     "crash",
     "fuse",
@@ -27,9 +30,11 @@ KINDS = (
     "forget",
     "step_failure",
     "tight_budget",
+    "limits",
 )
 """Kinds of fault. ``fuse``: killed between two of its actions, in a recovery or within a snapshot too;
-``stall``: everything stands still while time passes; ``rot``: an object is cut short or damaged at rest."""
+``stall``: everything stands still while time passes; ``rot``: an object is cut short or damaged at rest;
+``limits``: budgets of teams, agents, workflows and pools, rates and bounds on runs, which people change."""
 
 LEAST_KINDS = 3
 
@@ -68,6 +73,8 @@ class Plan(NamedTuple):
     """Of the history; 0: for ever."""
     on_disk: bool
     """The store is a folder; else it is memory."""
+    control: ControlPlan
+    """What the configuration says about control."""
 
     def has(self, kind: str) -> bool:
         return kind in self.kinds
@@ -126,4 +133,5 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         chance.random() < 0.5,
         1 if chance.random() < 0.2 else 0,
         size is SMALL and chance.random() < 0.06,
+        draw_plan(chance, "limits" in kinds),
     )
