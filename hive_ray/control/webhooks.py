@@ -150,11 +150,12 @@ def resolved(target: Target, allow_private: bool) -> list[str]:
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Refused(f"{target.host} has no address") from error
+        raise Refused("its host has no address") from error
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
     bad = next((name for name in addresses if not allow_private and not is_public(name)), "")
     if bad:
-        raise Refused(f"{target.host} is the address {bad}, which is not public (hooks.allow_private)")
+        # Not the name: a callback's is content, and this is not.
+        raise Refused(f"its host has the address {bad}, which is not public (hooks.allow_private)")
     return addresses
 
 
