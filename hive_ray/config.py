@@ -45,6 +45,7 @@ from hive_ray.config_budgets import (
 )
 from hive_ray.config_faults import faults_of
 from hive_ray.config_hooks import HooksSettings
+from hive_ray.config_ladders import LadderSettings
 from hive_ray.config_policies import PoliciesSettings, named, with_files
 from hive_ray.config_retries import RetriesSettings
 from hive_ray.errors import ConfigError, Fault
@@ -419,6 +420,8 @@ class Settings(Section):
     """Budgets by account: `team/acme`, `agent/acme/support`, `workflow/acme/refunds`, `pool/llm`,
     `model/small`, `tool/send_mail`; `team/*` is for every team that is not named."""
     retries: RetriesSettings = RetriesSettings()
+    ladders: Mapping[Name, LadderSettings] = {}
+    """Degrade ladders by the name of the model that graphs ask for."""
     breakers: Mapping[BreakerName, BreakerSettings] = {}
     """Breakers by `model/NAME` or `tool/NAME`; `model/*` and `tool/*` are for all that are not named."""
     rates: Mapping[RatedName, RateSettings] = {}

@@ -641,6 +641,7 @@ class Shell:
             self._sweep_again_us = clock.mono_us + SWEEP_EVERY_US
             self.engine.dispatch.sweep()
             self.engine.breaking.sweep(now)
+            self.engine.lowering.sweep(now)
             if self.engine.entrance:
                 self.engine.let_in_waiting(now)
         forget_old_submissions(self.engine.fleet, clock.wall_us - self.limits.idempotency_us)

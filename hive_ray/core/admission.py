@@ -18,7 +18,8 @@ from hive_ray.core.holds import Hold
 from hive_ray.core.messages import StepKind
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.run import Allowance, Run, Step, Visit
-from hive_ray.core.standing_in import model_of, tool_of
+from hive_ray.core.standing_in import tool_of
+from hive_ray.core.terms import Terms
 from hive_ray.core.values import Value, inline
 from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.compiled import ModelPlan, NodePlan
@@ -71,13 +72,15 @@ class Worst(NamedTuple):
     tokens: int
 
 
-def worst_case(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> Worst:
+def worst_case(
+    run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value], terms: Terms
+) -> Worst:
     """Strict upper bound on what an attempt can cost, in nano-dollars, and on its tokens."""
     if step.kind in _ASKS_MODEL:
-        model = model_of(node, visit)
+        model = terms.model
         if model is None:
             return Worst(0, 0)
-        tokens = bounds.prompt_tokens(run, node, visit, step, inputs)
+        tokens = bounds.prompt_tokens(run, node, visit, step, inputs, terms)
         return Worst(price(model, tokens), tokens + model.max_tokens)
     tool = tool_of(node, step)
     if step.turn >= 0 or tool is not None:

@@ -1,7 +1,8 @@
 """Whether a run can ever begin, told at the door: its first step against the limits that no waiting lifts.
 
 Only what is certain is refused. A limit that a person may raise for the run, an account whose next window may
-carry the step, a graph that goes on after a failure, and rules that may choose a cheaper model let it in.
+carry the step, a graph that goes on after a failure, and rules or ladders that may choose a cheaper model let
+it in.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def refuse(command: Submit, graph: CompiledGraph, force: InForce) -> Refused | N
 def _may_go_on(graph: CompiledGraph, node: NodePlan, force: InForce) -> bool:
     """Whether a first step that is refused need not be the end, or may be another one."""
     if node.fallbacks or any(graph.edges[index].condition in _AFTER_FAILURE for index in node.out_edges):
+        return True
+    if node.model is not None and node.model.model in force.plan.ladders:
         return True
     return any(rule.effect in _CHANGING for rule in force.plan.policies)
 

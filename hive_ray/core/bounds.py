@@ -14,7 +14,7 @@ import msgspec
 
 from hive_ray.core.messages import StepKind, Turn
 from hive_ray.core.run import Loop, Run, Step, Visit
-from hive_ray.core.standing_in import model_of
+from hive_ray.core.terms import Terms
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import ModelPlan, NodePlan
 
@@ -31,39 +31,49 @@ _unpack = msgspec.msgpack.Decoder().decode
 _json = msgspec.json.Encoder().encode
 
 
-def prompt_tokens(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
+def prompt_tokens(
+    run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value], terms: Terms
+) -> int:
     """Bound on the input tokens of an LLM or ``DECIDE`` step."""
     loop = visit.loop
-    if loop is None or not rests_on_tokens(visit, step):
-        return prompt_bytes(run, node, visit, step, inputs)
+    if loop is None or not rests_on_tokens(visit, step, terms):
+        return prompt_bytes(run, node, visit, step, inputs, terms)
     since = loop.conversation[loop.measured_turns :]
     bound = loop.measured_tokens + _conversation_bytes(node, since) + _answers_to_last(node, loop)
-    model = model_of(node, visit)
-    if checksum(inputs) != loop.measured_inputs and model is not None:
+    if checksum(inputs) != loop.measured_inputs and terms.model is not None:
         # A parallel branch has written one of them: its text is not the text that was measured.
-        bound += _inputs_bytes(model, node, inputs)
+        bound += _inputs_bytes(terms.model, node, inputs)
     return bound
 
 
-def rests_on_tokens(visit: Visit, step: Step) -> bool:
+def rests_on_tokens(visit: Visit, step: Step, terms: Terms) -> bool:
     """Whether the bound starts from what a call of the same conversation was measured to use."""
     loop = visit.loop
-    if step.kind is not StepKind.LLM or loop is None or not loop.measured_tokens:
+    if step.kind is not StepKind.LLM or loop is None or not loop.measured_tokens or terms.dropped:
         return False
     # Another model counts the same text otherwise.
-    return not loop.measured_model or loop.measured_model == step.name
+    return loop.measured_model == terms.name or (not loop.measured_model and terms.name == step.name)
 
 
-def prompt_bytes(run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value]) -> int:
+def prompt_bytes(
+    run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Value], terms: Terms
+) -> int:
     """Most bytes of the prompt of an LLM or ``DECIDE`` step."""
-    model = model_of(node, visit)
+    model = terms.model
     if model is None:
         return 0
     if step.kind is StepKind.DECIDE:
         written = {key: run.memory[key] for key in node.output_keys if key in run.memory}
         return (model.decide_bytes or model.prompt_bytes) + _object_bytes(inputs) + _object_bytes(written)
-    said = visit.loop.conversation if visit.loop is not None else []
-    return model.prompt_bytes + _inputs_bytes(model, node, inputs) + _conversation_bytes(node, said)
+    # What is left out is said in a message of its own.
+    left_out = MESSAGE_BYTES + _own_answer_bytes(node) if terms.dropped else 0
+    said = _conversation_bytes(node, terms.said) + left_out
+    return model.prompt_bytes + _inputs_bytes(model, node, inputs) + said
+
+
+def turn_bytes(node: NodePlan, turn: Turn) -> int:
+    """Most bytes of an entry of a conversation, with what the loop itself says to it."""
+    return _turn_bytes(turn, _own_answer_bytes(node))
 
 
 def first_prompt_bytes(node: NodePlan, model: ModelPlan, inputs: Mapping[str, Value]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hive_ray.core import (
     admission,
@@ -24,10 +24,12 @@ from hive_ray.core.commands import Moment, Submit
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
-from hive_ray.core.messages import Lease, MemoryGiven, StepKind, subject_of
+from hive_ray.core.lowering import Asked
+from hive_ray.core.messages import Lease, MemoryGiven, StepKind
 from hive_ray.core.queues import Queue, Taken
 from hive_ray.core.run import Run, Step, StepStatus, Visit
-from hive_ray.core.standing_in import model_of, tool_of
+from hive_ray.core.standing_in import tool_of
+from hive_ray.core.terms import Terms, terms_of
 from hive_ray.core.turns import Turns
 from hive_ray.graph.compiled import CompiledGraph, NodePlan
 
@@ -172,22 +174,21 @@ class Dispatch:
         graph = self._engine.graphs[run.graph]
         node = graph.nodes[visit.node]
         root = self._engine.payer(run)
+        terms = self._terms(run, root, node, visit, step, 0, now)
         inputs = self._inputs(run, graph, visit, step)
         memory = self._engine.keeping.given(root, node, step, inputs)
         if isinstance(memory, remembering.Denied):
             message = f"node {node.id}: {memory.message}"
             return self._refuse(run, node, visit, step, admission.Refusal(memory.kind, message), now)
         if memory is not None and step.kind in _SHOWN_MEMORY:
-            inputs = remembering.as_inputs(memory) | inputs
-        subject = subject_of(step.kind, step.name)
-        answer, told = self._decide(run, root, graph, visit, step, inputs, now)
+            inputs = _shown(memory, terms) | inputs
+        asked = policing.Situation(run, root, graph, visit, step, inputs, terms)
+        answer, told, terms = self._decide(asked, now)
         if isinstance(answer, admission.Wait):
             return answer
         if not isinstance(answer, admission.Granted):
             return self._hold_back(run, node, visit, step, answer, told, now)
-        if self._engine.fleet.breakers:
-            attempt = (run.id, visit.serial, step.call, step.attempt)
-            self._engine.breaking.begins(subject, attempt, now)
+        self._begins(asked, terms, told, now)
         event = ev.StepStarted(
             run.id,
             visit.serial,
@@ -198,92 +199,92 @@ class Dispatch:
             answer.reserved_nanousd,
             bounds.checksum(inputs) if visit.loop is not None and step.kind is _LLM else 0,
             answer.hold,
+            terms.lowered,
         )
         self._engine.record([*told, Draft(event)], now)
-        return self._lease(run, graph, visit, step, inputs, memory, now)
+        return self._lease(asked._replace(terms=terms), memory, now)
 
-    def _decide(
-        self,
-        run: Run,
-        root: Run,
-        graph: CompiledGraph,
-        visit: Visit,
-        step: Step,
-        inputs: dict[str, Any],
-        now: Moment,
-    ) -> tuple[admission.Granted | admission.Verdict | None, list[Draft]]:
-        """Whether a step may start, and what policies have said of it; None: in another pool."""
-        node = graph.nodes[visit.node]
-        verdict = self._forbids(root, node, visit, step, subject_of(step.kind, step.name), now)
+    def _terms(
+        self, run: Run, root: Run, node: NodePlan, visit: Visit, step: Step, least: int, now: Moment
+    ) -> Terms:
+        lowering = self._engine.lowering
+        if lowering.minds:
+            return lowering.terms(Asked(run, root, node, visit, step), least, now)
+        return terms_of(node, visit, step)
+
+    def _begins(self, asked: policing.Situation, terms: Terms, told: list[Draft], now: Moment) -> None:
+        """A step is about to be leased: it may be a probe or a trial, or show that its run is degraded."""
+        engine, step = self._engine, asked.step
+        if engine.fleet.breakers:
+            attempt = (asked.run.id, asked.visit.serial, step.call, step.attempt)
+            engine.breaking.begins(terms.subject, attempt, now)
+        if engine.lowering.minds and terms.model is not None:
+            told += engine.lowering.told(asked.root, step, now)
+            engine.lowering.begins(step.name, terms, now)
+
+    def _decide(self, asked: policing.Situation, now: Moment) -> Decided:
+        """Whether a step may start, and what policies have said of it."""
+        verdict = self._forbids(asked, now)
         if verdict is not None:
-            return verdict, []
-        ruling = self._rule(run, root, graph, visit, step, inputs)
+            return Decided(verdict, [], asked.terms)
+        ruling = self._rule(asked)
         if ruling is None:
-            return self._admit(run, root, node, visit, step, inputs, now), []
+            return Decided(self._admit(asked, now), [], asked.terms)
         if ruling.routed is not None:
-            return None, [ruling.told, ruling.routed]
+            return Decided(None, [ruling.told, ruling.routed], asked.terms)
         if ruling.verdict is not None:
-            return ruling.verdict, [ruling.told]
-        answer = self._admit(run, root, node, visit, step, inputs, now)
+            return Decided(ruling.verdict, [ruling.told], asked.terms)
+        if ruling.level and self._engine.lowering.minds:
+            run, root, _, visit, step, _, _ = asked
+            terms = self._terms(run, root, asked.node, visit, step, ruling.level, now)
+            asked = asked._replace(terms=terms)
+        answer = self._forbids(asked, now) or self._admit(asked, now)
         # A step that cannot start yet is looked at again: that it may is told when it does.
-        return answer, [ruling.told] if isinstance(answer, admission.Granted) else []
+        return Decided(answer, [ruling.told] if isinstance(answer, admission.Granted) else [], asked.terms)
 
-    def _rule(
-        self, run: Run, root: Run, graph: CompiledGraph, visit: Visit, step: Step, inputs: dict[str, Any]
-    ) -> policing.Ruling | None:
+    def _rule(self, asked: policing.Situation) -> policing.Ruling | None:
         engine = self._engine
         if engine.fleet.feature_level < features.CONTROLLED:
             return None
-        if policing.concern_nobody(engine.force.policies, run, visit, step):
+        if policing.concern_nobody(engine.force.policies, asked):
             return None
-        situation = policing.Situation(run, root, graph, visit, step, inputs)
-        return policing.rule(engine.force.policies, engine.evaluator, situation)
+        return policing.rule(engine.force.policies, engine.evaluator, asked)
 
-    def _admit(
-        self,
-        run: Run,
-        root: Run,
-        node: NodePlan,
-        visit: Visit,
-        step: Step,
-        inputs: dict[str, Any],
-        now: Moment,
-    ) -> admission.Granted | admission.Verdict:
+    def _admit(self, asked: policing.Situation, now: Moment) -> admission.Granted | admission.Verdict:
         """All that a step needs, or what keeps it."""
         engine = self._engine
-        subject = subject_of(step.kind, step.name)
-        worst = admission.worst_case(run, node, visit, step, inputs)
+        run, root, _, visit, step, inputs, terms = asked
+        worst = admission.worst_case(run, asked.node, visit, step, inputs, terms)
         verdict = admission.admit_to_run(root, worst.nanousd)
         if verdict is not None:
             return verdict
         hold = None
         if engine.fleet.feature_level >= features.CONTROLLED and (worst.nanousd or worst.tokens):
-            hold = self._hold(worst, step.pool, subject, now)
+            hold = self._hold(worst, step.pool, terms.subject, now)
             if engine.force.limits_accounts:
                 verdict = admission.admit_to_accounts(engine.fleet.accounts, root, hold)
                 if verdict is not None:
                     return verdict
         if engine.force.limits_rates:
-            late = engine.rates.take(
-                engine.force, (f"pool/{step.pool}", subject), hold.likely_tokens if hold else 0, now.mono_us
-            )
+            names = (f"pool/{step.pool}", terms.subject)
+            tokens = hold.likely_tokens if hold else 0
+            late = engine.rates.take(engine.force, names, tokens, now.mono_us)
             if late is not None:
                 return admission.Wait(late.resource, late.due_us)
         return admission.Granted(worst.nanousd, hold)
 
-    def _forbids(
-        self, root: Run, node: NodePlan, visit: Visit, step: Step, subject: str, now: Moment
-    ) -> admission.Verdict | None:
+    def _forbids(self, asked: policing.Situation, now: Moment) -> admission.Verdict | None:
         """What keeps a step whatever it costs."""
-        engine = self._engine
-        if node.deadline_us and retries.node_time_left_us(node, visit, now.wall_us) <= 0:
+        engine, node, subject = self._engine, asked.node, asked.terms.subject
+        if node.deadline_us and retries.node_time_left_us(node, asked.visit, now.wall_us) <= 0:
             return admission.Refusal(FailureKind.TIMEOUT, f"the time of node {node.id} (deadline_s) is over")
         if engine.breaking.minds:
             refusal = engine.breaking.refusal(subject, now)
             if refusal is not None:
                 return refusal
         if engine.fleet.stopped:
-            return admission.stopped(engine.fleet.stopped, list(names_of(root, step.pool, subject)))
+            names = list(names_of(asked.root, asked.step.pool, subject))
+            return admission.stopped(engine.fleet.stopped, names)
         return None
 
     def _hold(self, worst: admission.Worst, pool: str, subject: str, now: Moment) -> Hold:
@@ -343,20 +344,10 @@ class Dispatch:
             return children.collect_inputs(visit)
         return routing.inputs_of(run, graph, visit)
 
-    def _lease(
-        self,
-        run: Run,
-        graph: CompiledGraph,
-        visit: Visit,
-        step: Step,
-        inputs: dict[str, Any],
-        memory: MemoryGiven | None,
-        now: Moment,
-    ) -> Lease:
-        node = graph.nodes[visit.node]
-        loop, model = visit.loop, model_of(node, visit)
-        is_llm = step.kind is _LLM
-        outputs = loop.outputs if loop is not None and is_llm else {}
+    def _lease(self, asked: policing.Situation, memory: MemoryGiven | None, now: Moment) -> Lease:
+        run, root, _, visit, step, inputs, terms = asked
+        node, loop = asked.node, visit.loop
+        outputs = loop.outputs if loop is not None and step.kind is _LLM else {}
         if step.kind is _DECIDE:
             outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
         return Lease(
@@ -370,28 +361,46 @@ class Dispatch:
             step.kind,
             _timeout_us(node, visit, step, now),
             inputs,
-            step.name,
-            tuple(loop.conversation) if loop is not None and is_llm else (),
+            terms.name,
+            tuple(terms.said),
             outputs,
-            model.max_tokens if model is not None else 0,
+            terms.model.max_tokens if terms.model is not None else 0,
             run.request_id,
             run.team,
             run.agent,
             run.traceparent,
-            self._prompt_limit(run, node, visit, step, inputs),
+            _prompt_limit(asked) if root.budget_nanousd >= 0 else 0,
             memory,
             self._engine.fleet.feature_level,
             run.key,
+            terms.dropped,
         )
 
-    def _prompt_limit(
-        self, run: Run, node: NodePlan, visit: Visit, step: Step, inputs: dict[str, Any]
-    ) -> int:
-        """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
-        asks = step.kind is _LLM or step.kind is _DECIDE
-        if not asks or self._engine.payer(run).budget_nanousd < 0 or bounds.rests_on_tokens(visit, step):
-            return 0
-        return bounds.prompt_bytes(run, node, visit, step, inputs)
+
+class Decided(NamedTuple):
+    """What was found about a step."""
+
+    answer: admission.Granted | admission.Verdict | None
+    """None: it starts in another pool."""
+    told: list[Draft]
+    terms: Terms
+    """On which it starts if it was granted."""
+
+
+def _prompt_limit(asked: policing.Situation) -> int:
+    """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
+    run, _, _, visit, step, inputs, terms = asked
+    if terms.model is None or bounds.rests_on_tokens(visit, step, terms):
+        return 0
+    return bounds.prompt_bytes(run, asked.node, visit, step, inputs, terms)
+
+
+def _shown(memory: MemoryGiven, terms: Terms) -> dict[str, Any]:
+    """What an LLM finds of long-term memory among its inputs: with little room, what its prompts name."""
+    found = remembering.as_inputs(memory)
+    if not terms.scoped or terms.model is None or terms.model.mentions is None:
+        return found
+    return {key: value for key, value in found.items() if key in terms.model.mentions}
 
 
 def _timeout_us(node: NodePlan, visit: Visit, step: Step, now: Moment) -> int:

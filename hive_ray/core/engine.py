@@ -72,6 +72,7 @@ from hive_ray.core.entrance import Entrance
 from hive_ray.core.events import NOTHING, Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
+from hive_ray.core.lowering import Lowering
 from hive_ray.core.messages import (
     Outcome,
     StepContent,
@@ -129,7 +130,7 @@ class Engine:
         self.evaluator = evaluator
         self.moving = Moving(self)
         self.dispatch = Dispatch(self)
-        self.breaking = Breaking(self)
+        self.breaking, self.lowering = Breaking(self), Lowering(self)
         self.sink: Callable[[int, Draft], None] = _nowhere
         """Receives each event with its sequence number, in order, right after it was applied."""
 
@@ -756,12 +757,15 @@ class Engine:
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, bounds)
         if outcome.memory:
             drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
+        attempt = self.lowering.attempt(run, outcome) if self.lowering.minds else None
         minds = self.breaking.minds
         subject = steps.subject_under_way(run, outcome) if minds else ""
         self.record(drafts, now)
         self._give_back(outcome, now)
         if minds:
             self.breaking.ended(subject, outcome, now)
+        if attempt is not None:
+            self.lowering.ended(attempt, outcome, now)
         self.moving.advance(run, now)
         self._warn(now)
 

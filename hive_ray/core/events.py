@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from hive_ray.core.holds import Hold
+from hive_ray.core.ladder import Lowered
 from hive_ray.core.messages import StepContent, StepKind, Usage
 from hive_ray.core.plan import AccountPlan, RatePlan
 from hive_ray.graph.asking import Asked, Final
@@ -251,6 +252,8 @@ class StepStarted(Event, frozen=True, gc=False):
     """Checksum of the inputs that an agent loop's LLM is shown; 0 of other steps."""
     hold: Hold | None = None
     """What it holds on the accounts above the run; None if it cannot cost anything."""
+    lowered: Lowered | None = None
+    """What a ladder made different."""
 
 
 class PolicyDecided(Event, frozen=True, gc=False):
@@ -404,6 +407,15 @@ class CostCorrected(Event, frozen=True, gc=False):
     call: int = 0
     attempt: int = 0
     principal: str = ""
+
+
+class RunDegraded(Event, frozen=True, gc=False):
+    """A run's steps stand on another rung of a model's ladder for what the run's budgets have left."""
+
+    model: str
+    level: int
+    """0: nothing is different any more."""
+    reason: str
 
 
 class AllowanceGranted(Event, frozen=True, gc=False):
@@ -616,6 +628,26 @@ class BreakerForced(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+class ModelDegraded(Event, frozen=True, gc=False):
+    """Steps that ask for a model go a rung down its ladder, but for trials."""
+
+    name: str
+    level: int
+    reason: str
+    model: str = ""
+    """What is asked instead; empty: the same model. As ``max_tokens`` and ``context_bytes``, of all rungs."""
+    max_tokens: int = 0
+    context_bytes: int = 0
+
+
+class ModelRestored(Event, frozen=True, gc=False):
+    """They go a rung up; ``level`` 0: nothing is different any more."""
+
+    name: str
+    level: int
+    reason: str
+
+
 class MaintenanceBegan(Event, frozen=True, gc=False):
     """Nothing new is admitted; what was accepted goes on. Content: ``message`` (why)."""
 
@@ -746,6 +778,7 @@ EVENTS: dict[str, type[Event]] = {
         ApprovalEscalated, ApprovalEdited, AnswerRefused,
         WorkerAttached, WorkerLost, AgentRegistered, FeatureLevelRaised, MemoryWritten, MemoryDeleted,
         PlanApplied, BudgetChanged, RateChanged, RunsLimitChanged, BudgetWarned,
+        ModelDegraded, ModelRestored, RunDegraded,
         BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
         NotificationQueued, NotificationDelayed, NotificationDelivered, NotificationFailed,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,

@@ -139,6 +139,7 @@ def _step_started(run: Run, event: ev.StepStarted, content: StepContent, at_us: 
     step.reserved_nanousd = event.reserved_nanousd
     step.inputs = event.inputs
     step.hold = event.hold
+    step.lowered = event.lowered
     run.reserved_nanousd += event.reserved_nanousd
     run.attempts += 1
     run.status = _RUNNING
@@ -217,6 +218,11 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
         loop.measured_turns = len(loop.conversation)
         loop.measured_inputs = step.inputs
         loop.measured_model = step.name
+        if step.lowered is not None:
+            loop.measured_model = step.lowered.model or step.name
+            if step.lowered.dropped:
+                # What was measured is not the conversation.
+                loop.measured_tokens = 0
 
 
 def _step_failed(run: Run, event: ev.StepFailed, content: StepContent, at_us: int) -> None:
@@ -519,6 +525,10 @@ ASKED_OF_STEPS = dict.fromkeys(HOLDING, StepStatus.HELD) | {"outcome_unknown": S
 """What a question makes of the step that it is about."""
 
 
+def _run_degraded(run: Run, event: ev.RunDegraded, content: StepContent, at_us: int) -> None:
+    run.lowered[event.model] = event.level
+
+
 def _allowance_granted(run: Run, event: ev.AllowanceGranted, content: StepContent, at_us: int) -> None:
     had = run.allowances.get(event.account, Allowance())
     run.allowances[event.account] = Allowance(had.nanousd + event.nanousd, had.tokens + event.tokens)
@@ -659,4 +669,5 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.MemoryDeleted: _memory_changed,
     ev.RunForgotten: _run_forgotten,
     ev.AllowanceGranted: _allowance_granted,
+    ev.RunDegraded: _run_degraded,
 }

@@ -14,6 +14,7 @@ from hive_ray.core import api_keys, outbox
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import Accounts
 from hive_ray.core.breakers import Breaker, Mode
+from hive_ray.core.ladder import Level
 from hive_ray.core.messages import StepContent
 from hive_ray.core.outbox import Outbox
 from hive_ray.core.parked import Parked
@@ -92,6 +93,8 @@ class Fleet(msgspec.Struct):
     """Who has set it up to admit nothing new; empty: nobody."""
     breakers: dict[str, Breaker] = {}
     """Those that are not closed."""
+    ladders: dict[str, Level] = {}
+    """Models that are on a rung of their ladder, or were."""
     api_keys: dict[str, api_keys.ApiKey] = {}
     """By id; those that have ended too."""
     outbox: Outbox = msgspec.field(default_factory=Outbox)
@@ -155,6 +158,12 @@ def _evolve_control(fleet: Fleet, event: ev.Event, content: StepContent, at_us: 
             _evolve_breakers(fleet, event, at_us)
 
 
+def _move_on_ladder(fleet: Fleet, event: ev.ModelDegraded | ev.ModelRestored, at_us: int) -> None:
+    known = fleet.ladders.get(event.name) or Level()
+    restored_us = known.restored_us if isinstance(event, ev.ModelDegraded) else at_us
+    fleet.ladders[event.name] = Level(event.level, at_us, event.reason, restored_us)
+
+
 def _evolve_breakers(fleet: Fleet, event: ev.Event, at_us: int) -> None:
     match event:
         case ev.BreakerOpened():
@@ -164,6 +173,8 @@ def _evolve_breakers(fleet: Fleet, event: ev.Event, at_us: int) -> None:
             breaker.mode, breaker.probe = Mode.HALF_OPEN, event.probe
         case ev.BreakerClosed():
             fleet.breakers.pop(event.name, None)
+        case ev.ModelDegraded() | ev.ModelRestored():
+            _move_on_ladder(fleet, event, at_us)
         case ev.BreakerForced():
             fleet.breakers.pop(event.name, None)
             if event.mode != Mode.AUTO:
@@ -367,6 +378,7 @@ def encode_fleet(fleet: Fleet) -> bytes:
             stopped=fleet.stopped,
             maintenance=fleet.maintenance,
             breakers=fleet.breakers,
+            ladders=fleet.ladders,
             api_keys=fleet.api_keys,
             outbox=fleet.outbox,
         )

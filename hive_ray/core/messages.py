@@ -31,12 +31,13 @@ class StepKind(StrEnum):
 
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
 _TOOL = StepKind.TOOL
-_ASKS_MODEL = (StepKind.LLM, StepKind.DECIDE)
+ASKS_MODEL = (StepKind.LLM, StepKind.DECIDE)
+"""Steps that ask a model."""
 
 
 def subject_of(kind: StepKind, name: str) -> str:
     """The model or tool whose account, rates and breaker a step counts for; empty for functions."""
-    if kind in _ASKS_MODEL:
+    if kind in ASKS_MODEL:
         return f"model/{name}"
     return f"tool/{name}" if kind is _TOOL else ""
 
@@ -119,6 +120,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Feature level of the state: what the step may write."""
     content_key: bytes = b""
     """Reference to the key of the run (``core.keys``): large values are sealed with it."""
+    dropped: int = 0
+    """Entries at the beginning of the conversation that the LLM is not shown."""
 
     @property
     def key(self) -> tuple[str, int, int, int]:

@@ -13,8 +13,10 @@ import msgspec
 
 from hive_ray.core.breakers import BreakerPlan
 from hive_ray.core.hooks import HooksPlan
+from hive_ray.core.ladder import LadderPlan
 from hive_ray.core.policies import Policies
 from hive_ray.graph.asking import ApprovalsPlan
+from hive_ray.graph.compiled import ModelPlan
 from hive_ray.graph.policies import RulePlan
 
 CLASSES = ("interactive", "normal", "batch")
@@ -73,6 +75,10 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """Class of the runs of an agent or a team that name none, as an index into ``CLASSES``."""
     breakers: dict[str, BreakerPlan] = {}
     """Of models and tools; those that no name or pattern fits have none."""
+    ladders: dict[str, LadderPlan] = {}
+    """Of models."""
+    models: dict[str, ModelPlan] = {}
+    """Prices and output tokens of the models that ladders step down to."""
     longest_wait_us: int = LONGEST_WAIT_US
     """A step that is asked to come back later than this is not tried again."""
     policies: tuple[RulePlan, ...] = ()

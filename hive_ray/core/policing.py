@@ -12,6 +12,7 @@ from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepContent, StepKind
 from hive_ray.core.policies import Decision, Matcher, Policies, Subject, decide
 from hive_ray.core.run import Permit, Run, Step, Visit
+from hive_ray.core.terms import Terms
 from hive_ray.core.values import Value, decode
 from hive_ray.graph.compiled import CompiledGraph, NodePlan, ToolPlan
 from hive_ray.graph.policies import OPEN_FACTS, Effect, RulePlan
@@ -37,6 +38,8 @@ class Situation(NamedTuple):
     step: Step
     inputs: dict[str, Value]
     """What it would be given."""
+    terms: Terms
+    """On which it would start."""
 
     @property
     def node(self) -> NodePlan:
@@ -52,18 +55,25 @@ class Ruling(NamedTuple):
     """None: it may start as far as policies go."""
     routed: Draft | None = None
     """It runs in another pool."""
+    level: int = 0
+    """The rung of its model's ladder that it must be on at least."""
 
 
-def concern_nobody(policies: Policies, run: Run, visit: Visit, step: Step) -> bool:
+def concern_nobody(policies: Policies, situation: Situation) -> bool:
     """Whether it is known that no rule is about a step: the common case, told without looking at it."""
-    known = policies.known((run.graph, visit.node, step.name, step.kind, run.team, run.agent))
+    known = policies.known(_key(situation))
     return known is not None and not known
+
+
+def _key(situation: Situation) -> tuple[str, int, str, StepKind, str, str]:
+    """Steps with the same one have the same rules."""
+    run, _, _, visit, step, _, terms = situation
+    return run.graph, visit.node, terms.name, step.kind, run.team, run.agent
 
 
 def rule(policies: Policies, matcher: Matcher, situation: Situation) -> Ruling | None:
     """What policies say of a step; None if no rule says anything."""
-    run, step = situation.run, situation.step
-    key = (run.graph, situation.visit.node, step.name, step.kind, run.team, run.agent)
+    step, key = situation.step, _key(situation)
     rules = policies.known(key)
     if rules is None:
         # Putting a map's results together is no work that anybody could forbid.
@@ -85,7 +95,7 @@ def _subject(situation: Situation) -> Subject:
         graph=run.graph_name,
         tool=step.name if is_tool else "",
         tags=_tags(situation) if is_tool else (),
-        model=step.name if step.kind in _WITH_MODEL else "",
+        model=situation.terms.name if step.kind in _WITH_MODEL else "",
         agent=run.agent,
         team=run.team,
     )
@@ -133,7 +143,7 @@ class StepFacts:
                 return routing.inputs_of(run, graph, visit) if step.turn >= 0 else inputs
 
     def _parts(self) -> tuple[Run, CompiledGraph, Visit, Step, dict[str, Value]]:
-        run, _, graph, visit, step, inputs = self._situation
+        run, _, graph, visit, step, inputs, _ = self._situation
         return run, graph, visit, step, inputs
 
     def _confidence(self) -> float | None:
@@ -157,7 +167,7 @@ _PLAIN: dict[str, Callable[[Situation], Any]] = {
     "node.kind": lambda at: str(at.node.kind),
     "tool.name": lambda at: at.step.name if at.step.kind is StepKind.TOOL else "",
     "tool.tags": lambda at: list(_tags(at)) if at.step.kind is StepKind.TOOL else [],
-    "model": lambda at: at.step.name if at.step.kind in _WITH_MODEL else "",
+    "model": lambda at: at.terms.name if at.step.kind in _WITH_MODEL else "",
     "kind": lambda at: str(at.step.kind),
     "pool": lambda at: at.step.pool,
     "graph": lambda at: at.run.graph_name,
@@ -201,7 +211,7 @@ def _ruling(situation: Situation, decision: Decision) -> Ruling:
     if decision.pool and decision.pool != step.pool and not step.routed:
         event = ev.StepRouted(situation.run.id, situation.visit.serial, step.call, decision.pool)
         return Ruling(told, None, Draft(event))
-    return Ruling(told)
+    return Ruling(told, level=decision.level)
 
 
 def _told(situation: Situation, decision: Decision) -> Draft:

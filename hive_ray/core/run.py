@@ -15,6 +15,7 @@ import msgspec
 from hive_ray.core import artifacts, longterm
 from hive_ray.core import events as ev
 from hive_ray.core.holds import Hold
+from hive_ray.core.ladder import Lowered
 from hive_ray.core.messages import StepContent, StepKind, ToolCall, Turn
 from hive_ray.core.values import Value
 from hive_ray.graph.asking import Asked, Final
@@ -94,6 +95,8 @@ class Step(msgspec.Struct, array_like=True):
     """If policies have asked about it."""
     routed: bool = False
     """A policy chose its pool."""
+    lowered: Lowered | None = None
+    """What a ladder makes different about the attempt under way."""
 
 
 class Loop(msgspec.Struct, array_like=True):
@@ -346,6 +349,8 @@ class Run(msgspec.Struct):
     """Of the attempts in ``unseen``: the windows in which they were charged."""
     allowances: dict[str, Allowance] = {}
     """By account: what people let this run spend beyond its limit."""
+    lowered: dict[str, int] = {}
+    """By model: the rung to which its budgets lead; see ``RunDegraded``."""
     degraded: int = 0
     """The lowest rung of the degrade ladder that a policy put it on, from 1; 0: none did."""
     callback: str = ""

@@ -280,7 +280,8 @@ class Executor:
         tools: tuple[ToolSchema, ...] = ()
         if node.kind in _LOOPS and lease.kind is StepKind.LLM:
             tools = await self._tool_schemas(plan.name for plan in node.tools)
-        return Situation(graph, node, inputs, lease.call, conversation, outputs, tools)
+        place = (lease.serial, lease.dropped)
+        return Situation(graph, node, inputs, lease.call, conversation, outputs, tools, *place)
 
     async def _tool_schemas(self, names: Iterable[str]) -> tuple[ToolSchema, ...]:
         found: list[ToolSchema] = []

@@ -41,6 +41,7 @@ from hive_ray.workers.prompts import (
     UserMessage,
     as_text,
     delta_of,
+    left_out,
     message_of,
     missing_outputs,
     replay,
@@ -152,7 +153,8 @@ def _decide_read(situation: Situation, answer: Answer) -> Produced:
 
 def _tool_use_prompt(situation: Situation) -> Prompt:
     node = situation.node
-    messages = (UserMessage(task_text(situation)), *replay(node, situation.conversation))
+    said = replay(node, situation.conversation)
+    messages = (UserMessage(task_text(situation)), *left_out(situation), *said)
     return Prompt(system_text(situation, final_answer_text(node)), messages, situation.tools)
 
 
@@ -195,7 +197,9 @@ def _json_object(text: str) -> dict[str, Any] | None:
 def _loop_prompt(situation: Situation) -> Prompt:
     node, graph = situation.node, situation.graph
     elsewhere = {key for other in graph.nodes for key in other.output_keys} if graph.continuous else ()
-    messages = (UserMessage(task_text(situation)), *replay(node, situation.conversation, elsewhere))
+    before = situation.outputs if situation.dropped else ()
+    said = replay(node, situation.conversation, elsewhere, before)
+    messages = (UserMessage(task_text(situation)), *left_out(situation), *said)
     return Prompt(system_text(situation, loop_text(node)), messages, (*situation.tools, *loop_tools(node)))
 
 
@@ -247,9 +251,11 @@ def _with_ids(situation: Situation, message: AssistantMessage) -> AssistantMessa
     """Every call with an id of its own in the whole conversation; some models repeat theirs."""
     used = {c.id for e in situation.conversation if e.role == "assistant" for c in message_of(e.value).calls}
     calls: list[Call] = []
+    place = f"{situation.serial}_{situation.call}" if situation.dropped else f"{situation.call}"
     for position, call in enumerate(message.calls):
-        proper = bool(_ID.match(call.id)) and call.id not in used
-        chosen = call.id if proper else f"call_{situation.call}_{position}"
+        # Which ids stand in turns that were left out is not known here.
+        proper = bool(_ID.match(call.id)) and call.id not in used and not situation.dropped
+        chosen = call.id if proper else f"call_{place}_{position}"
         used.add(chosen)
         calls.append(Call(chosen, call.name, call.arguments))
     return AssistantMessage(message.text, tuple(calls))

@@ -119,6 +119,10 @@ class Situation:
     outputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What is set so far (agent loops), or the node's outputs (``DECIDE``)."""
     tools: tuple[ToolSchema, ...] = ()
+    serial: int = 0
+    """Of the visit: with ``call``, unique in the run."""
+    dropped: int = 0
+    """Entries at the beginning of the conversation that there was no room for."""
 
 
 def as_text(value: Any) -> str:
@@ -157,6 +161,15 @@ def task_text(situation: Situation) -> str:
     return "\n\n".join(parts) or node.description or DEFAULT_TASK
 
 
+def left_out(situation: Situation) -> tuple[Message, ...]:
+    """What stands in the place of turns that there was no room for."""
+    if not situation.dropped:
+        return ()
+    known = ", ".join(key for key in situation.node.output_keys if key in situation.outputs)
+    is_set = f" Set by now: {known}." if known else ""
+    return (UserMessage(f"[{situation.dropped} earlier messages are left out.{is_set}]"),)
+
+
 def delta_of(message: AssistantMessage) -> dict[str, Any]:
     """The neutral form, as it rests in a conversation."""
     calls = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in message.calls]
@@ -176,7 +189,10 @@ def missing_outputs(node: NodePlan, is_set: Iterable[str]) -> list[str]:
 
 
 def replay(
-    node: NodePlan, conversation: Sequence[Entry], elsewhere: Collection[str] = ()
+    node: NodePlan,
+    conversation: Sequence[Entry],
+    elsewhere: Collection[str] = (),
+    before: Collection[str] = (),
 ) -> tuple[Message, ...]:
     """A loop's conversation as messages.
 
@@ -185,10 +201,11 @@ def replay(
 
     Args:
         elsewhere: outputs of the nodes whose conversation this one goes on with.
+        before: outputs that were set in turns that are left out.
     """
     results = {entry.call_id: entry for entry in conversation if entry.role == "tool"}
     messages: list[Message] = []
-    is_set: set[str] = set()
+    is_set: set[str] = set(before)
     for index, entry in enumerate(conversation):
         if entry.role == "user":
             messages.append(UserMessage(as_text(entry.value)))

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.ladder import LadderPlan, Level, Rung
 from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
 from hive_ray.core.values import decode, inline
-from hive_ray.graph.compiled import CompiledGraph, NodeKind
+from hive_ray.graph.compiled import CompiledGraph, ModelPlan, NodeKind
 from hive_ray.graph.compiler import CompileEnvironment, ModelInfo, compile_graph
 from hive_ray.graph.compiler import ToolInfo as CompilerTool
 from hive_ray.graph.load import parse_graph
@@ -123,6 +124,31 @@ def test_no_prompt_is_longer_than_what_was_reserved_for_it(data: st.DataObject):
             _step(story, graph, lease, data)
 
 
+RUNGS = (Rung("n", 8), Rung("", 4, 400), Rung("", 0, 1))
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large)
+)
+@given(st.data())
+def test_nor_is_it_on_any_rung_of_a_ladder(data: st.DataObject):
+    """Other models, less room, and all of it back again, from one call to the next."""
+    graph = data.draw(graphs())
+    story = Story(graph)
+    cheap = ModelPlan("n", 16, 0, TOKEN_NANOUSD, 0)
+    story.plan(ladders={"m": LadderPlan(RUNGS)}, models={"n": cheap})
+    given_values = data.draw(st.fixed_dictionaries({}, optional={"x": st.one_of(values, long_texts)}))
+    story.submit(input=given_values, budget_nanousd=10**12)
+
+    for _ in range(MOST_STEPS):
+        _client_speaks(story, data)
+        story.engine.fleet.ladders["m"] = Level(data.draw(st.integers(0, len(RUNGS))))
+        if not (leases := list(story.leases().values())):
+            break
+        for lease in leases:
+            _step(story, graph, lease, data)
+
+
 def _step(story: Story, graph: CompiledGraph, lease: Lease, data: st.DataObject) -> None:
     if lease.kind in (StepKind.LLM, StepKind.DECIDE):
         _ask(story, graph, lease, data)
@@ -169,7 +195,8 @@ def _situation(graph: CompiledGraph, lease: Lease) -> Situation:
     loops = node.kind in (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE) and lease.kind is StepKind.LLM
     decoded = {key: decode(value) for key, value in lease.inputs.items()}
     outputs = {key: decode(value) for key, value in lease.outputs.items()}
-    return Situation(graph, node, decoded, lease.call, entries, outputs, (TOOL,) if loops else ())
+    place = (lease.serial, lease.dropped)
+    return Situation(graph, node, decoded, lease.call, entries, outputs, (TOOL,) if loops else (), *place)
 
 
 def _content(produced: Produced) -> StepContent:
