@@ -221,6 +221,8 @@ class ModelSettings(Section):
     """US dollars for a million output tokens."""
     cached_input_usd_per_mtok: UsdPerMtok | None = None
     """US dollars for a million input tokens read from the provider's cache; by default as other input."""
+    cache_write_usd_per_mtok: UsdPerMtok | None = None
+    """US dollars for a million input tokens written to that cache; by default as other input."""
     max_tokens: PositiveInt = 1024
     """Output tokens at most in one call."""
     timeout_s: PositiveFloat | None = None
@@ -242,7 +244,8 @@ class ModelSettings(Section):
             refuse("openai-compatible without base_url", "add base_url, such as http://127.0.0.1:8080/v1")
         if (self.input_usd_per_mtok is None) != (self.output_usd_per_mtok is None):
             refuse("one price without the other", "give input_usd_per_mtok and output_usd_per_mtok")
-        if self.cached_input_usd_per_mtok is not None and self.input_usd_per_mtok is None:
+        of_cache = (self.cached_input_usd_per_mtok, self.cache_write_usd_per_mtok)
+        if of_cache != (None, None) and self.input_usd_per_mtok is None:
             refuse("a cached price without the others", "give input_usd_per_mtok and output_usd_per_mtok")
         return self
 
@@ -257,6 +260,10 @@ class ModelSettings(Section):
     @property
     def cached_input_nanousd_per_mtok(self) -> int | None:
         return _nanousd(self.cached_input_usd_per_mtok)
+
+    @property
+    def cache_write_nanousd_per_mtok(self) -> int | None:
+        return _nanousd(self.cache_write_usd_per_mtok)
 
 
 class McpSettings(Section):

@@ -90,8 +90,14 @@ def _configured(model: ModelSettings) -> Prices | None:
     input_price, output_price = model.input_nanousd_per_mtok, model.output_nanousd_per_mtok
     if input_price is None or output_price is None:
         return None
-    cached = model.cached_input_nanousd_per_mtok
-    return Prices(Rates(input_price, output_price, input_price if cached is None else cached, input_price))
+    cached, written = model.cached_input_nanousd_per_mtok, model.cache_write_nanousd_per_mtok
+    rates = Rates(
+        input_price,
+        output_price,
+        input_price if cached is None else cached,
+        input_price if written is None else written,
+    )
+    return Prices(rates)
 
 
 def _listed(model: ModelSettings) -> Prices | None:

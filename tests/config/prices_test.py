@@ -79,3 +79,19 @@ def test_each_class_of_input_has_its_own_rate():
     cost = rates.cost_nanousd(1_000_000, 1_000_000, cached=500_000, written=250_000)
 
     assert Decimal(cost) / usd == Decimal("0.75") + Decimal("0.05") + Decimal(1) + Decimal(15)
+
+
+def test_a_configured_price_of_the_cache_counts_and_bounds_what_input_can_cost():
+    """Writing to a cache may be dearer than other input; what is not given is priced as other input."""
+    given = {"input_usd_per_mtok": 3, "output_usd_per_mtok": 15, "cache_write_usd_per_mtok": "3.75"}
+    model = ModelSettings.model_validate({"provider": "anthropic", "model": "m"} | given)
+
+    prices = price_of(model)
+
+    assert prices is not None
+    assert prices.base == Rates(3_000_000_000, 15_000_000_000, 3_000_000_000, 3_750_000_000)
+    assert prices.dearest_input == 3_750_000_000
+    assert (
+        prices.base.cost_nanousd(1_000, 100, cached=200, written=300)
+        == (500 + 200) * 3_000 + 300 * 3_750 + 1_500_000
+    )
