@@ -180,3 +180,25 @@ def test_a_faulty_file_is_refused_before_anything_is_asked(tmp_path: Path):
     assert done.returncode == 2
     assert "budgets.team/a.usd" in done.stderr
     assert "limit: unknown key (did you mean limits?)" in done.stderr
+
+
+def test_an_estimate_is_printed_and_what_cannot_be_paid_is_refused(installation: Installation, agent: str):
+    """Node by node; a submission that could never begin exits 2 with the budget's name."""
+    graph = chain()
+    for node in graph["nodes"]:
+        node |= {"cost_usd": 0.25, "max_retries": 1}
+    file = installation.write("paid.yaml", graph)
+    scope = f"agent/default/{agent}"
+    words = ("--agent", agent, "--input", '{"name": "x"}')
+    told(installation, "budgets", "set", scope, "--usd", "0.75")
+    estimate = installation.cli("estimate", file, *words, "--budget-usd", "2")
+    told(installation, "budgets", "set", scope, "--usd", "0.2")
+    refused = installation.cli("submit", file, *words)
+
+    assert estimate.returncode == 0, estimate.stderr
+    assert (
+        "at worst $1, 0 tokens\nexpected $0.5, 0 tokens\nrun: carries the worst case now\n" in estimate.stdout
+    )
+    assert f"{scope}: carries what is expected now, not the worst case" in estimate.stdout
+    assert refused.returncode == 2
+    assert f"the budget {scope} has 0.2 USD in a window" in refused.stderr
