@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ import msgspec
 from tests.simulation.history import History, Told
 from tests.simulation.plan import LEAST_KINDS
 
+Player = Callable[[int], History]
 LEAST_STEPS = 100
 BATCH = 8
 """Seeds that a process plays before it tells what came of them."""
@@ -85,22 +86,22 @@ def _listed(counts: dict[str, int]) -> str:
     return " ".join(f"{name}={number}" for name, number in sorted(counts.items()))
 
 
-def play(seed: int) -> Told | Failure:
+def play(seed: int, of: Player = History) -> Told | Failure:
     """One history; what it raises is its failure."""
     try:
-        return History(seed).play()
+        return of(seed).play()
     except Exception as error:  # noqa: BLE001 - an exception out of production code is a finding too
         where = "".join(traceback.format_exception(error)[-4:])
         return Failure(seed, f"{type(error).__name__}: {error}", where)
 
 
-def _play_batch(first: int, count: int) -> Totals:
+def _play_batch(first: int, count: int, of: Player) -> Totals:
     logging.disable(logging.CRITICAL)
     gc.freeze()
     gc.disable()
     totals = Totals()
     for seed in range(first, first + count):
-        told = play(seed)
+        told = play(seed, of)
         if isinstance(told, Failure):
             totals.histories += 1
             totals.failures.append(told)
@@ -110,21 +111,27 @@ def _play_batch(first: int, count: int) -> Totals:
 
 
 def run(
-    first: int, count: int, processes: int = 2, seconds: float = float("inf"), saved: Path | None = None
+    first: int,
+    count: int,
+    processes: int = 2,
+    seconds: float = float("inf"),
+    saved: Path | None = None,
+    of: Player = History,
 ) -> Totals:
     """Play ``count`` seeds from ``first``, or as many of them as the time allows.
 
     Args:
         processes: 0: in this one, for who measures it.
         saved: file that keeps the totals; a campaign that was interrupted goes on from it.
+        of: what a seed is a history of.
     """
     totals = msgspec.json.decode(saved.read_bytes(), type=Totals) if saved and saved.exists() else Totals()
     if not processes:
-        totals.join(_play_batch(max(first, totals.next_seed), count))
+        totals.join(_play_batch(max(first, totals.next_seed), count, of))
         return totals
     begun, before = time.monotonic(), totals.seconds
     batches = iter(range(max(first, totals.next_seed), first + count, BATCH))
-    for start, done in _in_order(batches, first + count, processes, begun + seconds):
+    for start, done in _in_order(batches, first + count, processes, begun + seconds, of):
         totals.join(done)
         totals.next_seed = min(start + BATCH, first + count)
         totals.seconds = before + time.monotonic() - begun
@@ -134,7 +141,7 @@ def run(
 
 
 def _in_order(
-    batches: Iterator[int], end: int, processes: int, until_s: float
+    batches: Iterator[int], end: int, processes: int, until_s: float, of: Player
 ) -> Iterator[tuple[int, Totals]]:
     """Batches as they are done, in the order of their seeds, so that a campaign can be resumed."""
     with ProcessPoolExecutor(processes) as pool:
@@ -143,7 +150,7 @@ def _in_order(
         while True:
             room = 2 * processes - len(waiting) if time.monotonic() < until_s else 0
             for start in islice(batches, max(room, 0)):
-                waiting[start] = pool.submit(_play_batch, start, min(BATCH, end - start))
+                waiting[start] = pool.submit(_play_batch, start, min(BATCH, end - start), of)
                 order.append(start)
             if not waiting:
                 return
