@@ -239,6 +239,9 @@ def needs(view: Mapping[str, Any]) -> Iterator[str]:
     """Why a run waits, and the commands that answer it."""
     if view["paused"]:
         yield f"paused: {view['reason']}; go on with: hive-ray resume {view['run_id']}"
+    for step in view.get("steps", ()):
+        if step.get("waiting_for"):
+            yield f"step {step['node']} is ready and waits for {step['waiting_for']}"
     for wait in view["waits"]:
         yield f"waits at {wait['node']} since {wait['since']} ({wait['reason']}): {wait['need']}"
         for key, value in wait["shown"].items():

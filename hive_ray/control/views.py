@@ -18,7 +18,7 @@ from hive_ray.core.engine import Engine, Stands
 from hive_ray.core.events import Origin
 from hive_ray.core.fleet import Agent, Fleet
 from hive_ray.core.longterm import Entry, Shelf
-from hive_ray.core.run import Run, StepStatus, Visit, Wait
+from hive_ray.core.run import Run, Step, StepStatus, Visit, Wait
 from hive_ray.core.values import Value
 from hive_ray.graph.asking import Asked, Final
 from hive_ray.graph.compiled import CompiledGraph
@@ -63,6 +63,8 @@ class StepView(msgspec.Struct, frozen=True):
     name: str
     status: str
     worker: str
+    waiting_for: str = ""
+    """What keeps a ready step besides workers: an account, a rate, a stop, …"""
 
 
 class RunView(msgspec.Struct, frozen=True):
@@ -261,7 +263,7 @@ def run_view(engine: Engine, run: Run) -> RunView:
         run.dead_lettered,
         run.parent,
         run.told,
-        tuple(_steps(run, graph)),
+        tuple(_steps(engine, run, graph)),
         tuple(itertools.islice(_waits(engine, run), WAITS_SHOWN)),
         {key: run.memory[key] for key in run.output_keys if key in run.memory},
         tuple(run.segments),
@@ -282,7 +284,7 @@ def _node_id(graph: CompiledGraph | None, visit: Visit) -> str:
     return graph.nodes[visit.node].id if graph is not None else str(visit.node)
 
 
-def _steps(run: Run, graph: CompiledGraph | None) -> list[StepView]:
+def _steps(engine: Engine, run: Run, graph: CompiledGraph | None) -> list[StepView]:
     return [
         StepView(
             _node_id(graph, visit),
@@ -292,10 +294,18 @@ def _steps(run: Run, graph: CompiledGraph | None) -> list[StepView]:
             step.name,
             StepStatus(step.status).name.lower(),
             step.worker,
+            _kept_by(engine, run, visit, step),
         )
         for visit in run.visits.values()
         for step in visit.steps.values()
     ]
+
+
+def _kept_by(engine: Engine, run: Run, visit: Visit, step: Step) -> str:
+    queue = engine.fleet.queues.get(step.pool)
+    if queue is None or not queue.aside or step.status is not StepStatus.READY:
+        return ""
+    return queue.kept_by((run.id, visit.serial, step.call))
 
 
 def _waits(engine: Engine, run: Run) -> Iterator[WaitView]:

@@ -100,6 +100,8 @@ class Queue:
         self._classes = tuple(_Class() for _ in CLASSES)
         self._takings = 0
         self._aside: dict[str, deque[Taken]] = {}
+        self._kept_by: dict[StepRef, str] = {}
+        """What each of them waits for."""
         self.aside = 0
         """Steps that wait for something that others hold."""
         self.ready = 0
@@ -168,6 +170,7 @@ class Queue:
         """It was taken, and waits for something that others hold."""
         taken[2].passed -= self._stride(taken[2])
         self._aside.setdefault(resource, deque()).append(taken)
+        self._kept_by[taken[0]] = resource
         self.aside += 1
 
     def wake(self, resource: str, most: int) -> int:
@@ -181,6 +184,7 @@ class Queue:
             del self._aside[resource]
         self.aside -= count
         for ref, priority, line in reversed(woken):
+            self._kept_by.pop(ref, None)
             line.steps.appendleft(ref)
             self._classes[priority].enter(line)
         self.ready += count
@@ -193,6 +197,10 @@ class Queue:
     def awaiting(self) -> dict[str, int]:
         """How many steps wait for what."""
         return {resource: len(entries) for resource, entries in self._aside.items()}
+
+    def kept_by(self, ref: StepRef) -> str:
+        """What a step waits for; empty: a worker."""
+        return self._kept_by.get(ref, "")
 
     def waiting_for(self, resource: str, most: int) -> list[StepRef]:
         return [ref for ref, _, _ in islice(self._aside.get(resource, ()), most)]
@@ -212,6 +220,7 @@ class Queue:
             found = next((entry for entry in entries if entry[0] == ref), None)
             if found is not None:
                 entries.remove(found)
+                self._kept_by.pop(ref, None)
                 self.aside -= 1
                 if not entries:
                     del self._aside[resource]
@@ -228,6 +237,7 @@ class Queue:
             self._aside[resource] = kept
             if not kept:
                 del self._aside[resource]
+        self._kept_by = {e[0]: name for name, entries in self._aside.items() for e in entries}
         self.aside = sum(len(entries) for entries in self._aside.values())
         self.ready = sum(len(line.steps) for one in self._classes for line in one.lines.values())
 

@@ -64,6 +64,7 @@ def test_the_kill_switch_holds_what_is_ready(installation: Installation, agent: 
 
     wait_until(waiting, 60)
     shown = told(installation, "show", run)
+    lines = installation.cli("show", run).stdout
     pools = installation.cli("pools", "function")
     allowed = installation.cli("budgets", "allow", scope)
     result = installation.cli("result", run, "--timeout-s", "60")
@@ -71,6 +72,7 @@ def test_the_kill_switch_holds_what_is_ready(installation: Installation, agent: 
     assert f"STOPPED   by operator; go on with: hive-ray budgets allow {scope}" in stopped.stdout
     assert (shown["status"], shown["priority"], shown["attempts"]) == ("queued", "batch", 0)
     assert f"waiting for stopped/{scope}: 1" in pools.stdout
+    assert f"step greet is ready and waits for stopped/{scope}" in lines
     assert "STOPPED" not in allowed.stdout
     assert "HELLO X" in result.stdout
 

@@ -107,14 +107,18 @@ async def test_a_changed_budget_goes_back_to_the_configuration(face: Face):
 async def test_a_stop_holds_ready_steps_back_until_it_is_lifted(face: Face):
     """The pool says how many wait, and for what."""
     hand = Hand(face)
-    await submitted(face)
+    begun = await submitted(face)
     stopped = await told(face, "POST", f"{TEAM}/stop", reason="a leak")
     while_stopped = hand.leases()
+    run = await told(face, "GET", f"/v1/runs/{begun['run_id']}")
     (pool,) = [one for one in (await told(face, "GET", "/v1/pools"))["pools"] if one["pool"] == "function"]
     allowed = await told(face, "POST", f"{TEAM}/allow")
 
     assert (stopped["stopped_by"], while_stopped, allowed["stopped_by"]) == ("operator", (), None)
     assert pool["waiting"] == [{"for": "stopped/team/default", "steps": 1}]
+    assert [step["waiting_for"] for step in run["steps"]] == ["stopped/team/default"]
+    after = await told(face, "GET", f"/v1/runs/{begun['run_id']}")
+    assert [step["waiting_for"] for step in after["steps"]] == [""]
     assert len(hand.given()) == 1
 
 
