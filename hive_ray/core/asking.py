@@ -62,7 +62,7 @@ def escalate(run: Run, visit: Visit, wait: Wait, now: Moment) -> Draft | None:
     following = wait.chain[level]
     deadline_us = now.wall_us + following.us
     event = ev.ApprovalEscalated(
-        run.id, visit.serial, wait.approval, level, following.owner, deadline_us, wait.reason
+        run.id, visit.serial, wait.approval, level, following.owner, deadline_us, wait.reason, BY_DEADLINE
     )
     return Draft(event)
 

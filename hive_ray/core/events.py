@@ -460,6 +460,8 @@ class ApprovalEscalated(Event, frozen=True, gc=False):
     deadline_us: int
     reason: str = ""
     """Of the question."""
+    principal: str = ""
+    """``deadline``: the audit shows it like anybody's act."""
 
 
 class ApprovalEdited(Event, frozen=True, gc=False):

@@ -335,6 +335,6 @@ def _nobody(wait: Wait) -> str:
 
 def _expire(run: Run, graph: CompiledGraph, visit: Visit, wait: Wait) -> list[Draft]:
     node = graph.nodes[visit.node]
-    resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "expired"))
+    resolved = Draft(ev.ApprovalResolved(run.id, visit.serial, wait.approval, "expired", asking.BY_DEADLINE))
     kind = FailureKind.OUTCOME_UNKNOWN if wait.reason == "outcome_unknown" else FailureKind.EXPIRED
     return [resolved, steps.fail_node(run, node, visit, kind, _nobody(wait))]

@@ -135,6 +135,7 @@ def test_no_notification_leaves_before_its_event_is_durable(store: Store):
     driver.command(plan(CRM))
     driver.holds_writes = True
     driver.command(submit())
+    driver.pass_time(SECOND_US)
     assert driver.engine.fleet.outbox.pending and not driver.sends
 
     driver.release()

@@ -51,7 +51,7 @@ def talk(record: bool = False):
 
 SAID = ("arg", "result", "delta", "question", "answer", "blob", "broke")
 """What is said in the conversation; each of them becomes ``canary-…``."""
-TOLD = ("input", "item", "output", "comment", "pause", "x", "artifact", "file")
+TOLD = ("input", "item", "output", "comment", "pause", "x", "artifact", "file", "callback")
 """What outlives the run."""
 _NUMBERS = itertools.count()
 
@@ -96,7 +96,9 @@ class World:
 
     def submit(self, key: bytes) -> None:
         given = content(list=[canary("item")], input=canary("input"))
-        self.ask(Submit("r", "q", "team", "agent", self.driver.graph.version, given, key=key))
+        callback = f"https://{canary('callback')}.example/"
+        version = self.driver.graph.version
+        self.ask(Submit("r", "q", "team", "agent", version, given, key=key, callback=callback))
 
     def live(self, key: bytes) -> None:
         """From the submission to the end."""

@@ -206,3 +206,20 @@ async def test_with_keys_only_the_owner_answers_and_never_for_himself(request: p
     assert blind.json()["faults"][0]["problem"] == "an edited answer is approved as it is"
     assert (stale.status_code, seen.status_code) == (412, 200)
     assert result["outputs"] == {"approved": True, "amount": 4}
+
+
+async def test_the_audit_shows_every_answer_and_the_deadlines_acts(face: Face):
+    """Who was handed the question, whose answer came too late, and that nobody's came in time."""
+    await begin(face, {"finally": "fail"})
+    path = f"/v1/approvals/{(await question(face))['approval_id']}"
+    face.driver.pass_time(HOUR_US)
+    face.driver.pass_time(2 * HOUR_US)
+    await face.http.post(path, json={"decision": "reject"})
+    acts = (await face.http.get("/v1/audit")).json()["acts"]
+    told = [(act["principal"], act["kind"]) for act in acts if act["kind"].startswith("A") and act["run_id"]]
+
+    assert told == [
+        ("operator", "AnswerRefused"),
+        ("deadline", "ApprovalResolved"),
+        ("deadline", "ApprovalEscalated"),
+    ]
