@@ -32,6 +32,7 @@ from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
 from tests.simulation.budgets import apply_plan
 from tests.simulation.checker import Checker
+from tests.simulation.rules import with_rules
 from tests.simulation.storage import codec_over
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Controller:
         engine.sink = self._record
         self._checker = Checker(engine)
         world.recovered(self, engine)
-        shell.begin(self._clock(), apply_plan(world.plan.control))
+        shell.begin(self._clock(), apply_plan(with_rules(world.plan)))
         self._tick()
 
     def _shell_of(self, found: Recovered) -> Shell:
