@@ -54,7 +54,7 @@ sim: setup  ## simulated histories: SEEDS=n many (SAVED=file to go on from there
 SIM_OUTSIDE := control/actor control/cluster control/launch control/pools control/record control/haproxy \
                control/historian control/reconciliation control/inspection control/api_secrets \
                control/first_key control/envelope control/webhooks control/policy_cases control/applying \
-               state/sql state/object_store state/vault state/key_providers state/access
+               state/sql state/auditing state/object_store state/vault state/key_providers state/access
 SIM_UNDRAWN := control/access control/door control/planning control/sending control/budget_views \
                control/breaker_views
 comma := ,

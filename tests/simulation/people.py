@@ -10,7 +10,7 @@ from hive_ray.control.views import Answer, RunView, WaitView
 from hive_ray.core.commands import Complete, Resolve, Resume, Signal, Submit
 from hive_ray.core.messages import StepContent
 from tests.core.story import content, values
-from tests.simulation.world import World
+from tests.simulation.world import PATIENCE_US, World
 
 RETRY_US = 300_000
 MOST_PATIENCE = 32
@@ -47,6 +47,7 @@ class User:
         self.name = f"u{self.number}.{self.runs}"
         self.minted = self.world.mint(self.name, 0)
         self.key = self.world.storage.run_key()
+        self.begun_us = self.world.clock.mono_us
         self.has_key = chance() < 0.5
         self.graph = world.graphs[int(chance() * len(world.graphs))]
         tight = 5 + int(chance() * 55)
@@ -78,13 +79,18 @@ class User:
         self.world.ask(command, self._submitted, self._again)
 
     def _again(self) -> None:
-        self.world.clock.after(self._pause_us(), self.submit)
+        """Until its patience ends: whether the run began it then does not know."""
+        late = self.world.clock.mono_us - self.begun_us > PATIENCE_US
+        self.world.clock.after(self._pause_us(), self.go_on if late else self.submit)
 
     def _submitted(self, answer: Answer) -> None:
         refused = answer.refused
         if refused is not None:
             if refused.problem == "conflict" and self.world.plan.retention_days:
                 self.go_on()  # it has ended, and its day has left the history
+                return
+            if refused.problem == "budget_exceeded" and self.budget_nanousd >= 0:
+                self.world.clock.after(self._pause_us(), self.go_on)  # it could not pay for a step
                 return
             assert refused.problem in TRANSIENT, refused
             self._again()

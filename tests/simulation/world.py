@@ -37,6 +37,8 @@ from tests.simulation.storage import Storage
 
 T = TypeVar("T")
 MOST_NODES = 10
+PATIENCE_US = 3_600_000_000
+"""After so long a request is given up: retention may have dropped what it began."""
 POOLS = ("function", "llm")
 _NAMES = count()
 DISK = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
@@ -188,7 +190,15 @@ class World:
         if controller is None:
             self.clock.after(self.network.hop_us, lost)
             return None
-        return self.network.call(lambda call: controller.receive(call, request), answered, lost)
+        sent_us = self.clock.mono_us
+
+        def deliver(call: Call) -> None:
+            if self.clock.mono_us - sent_us > PATIENCE_US:
+                call.fail()  # no connection lasts so long
+            else:
+                controller.receive(call, request)
+
+        return self.network.call(deliver, answered, lost)
 
     def found_corrupt(self, controller: Controller, error: Corrupt) -> None:
         """Recovery stops by name at a damaged object: somebody restores it, and starts again."""
