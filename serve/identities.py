@@ -147,8 +147,8 @@ def _check_local(request: Request) -> None:
     for place in (f"//{request.headers.get('host', '')}", *((origin,) if origin is not None else ())):
         name = _host_in(place)
         if not is_loopback(name):
-            said = f"without an API key only pages and names of this machine may ask, not {name[:80]!r}"
-            raise refused(Refused("unauthenticated", f"{said}: {REMEDY}"))
+            said = f"{name[:80]!r} is not this machine, and others need an API key: {REMEDY}"
+            raise refused(Refused("unauthenticated", said))
 
 
 def _host_in(address: str) -> str:

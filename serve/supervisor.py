@@ -205,8 +205,8 @@ class _Supervisor:
         from hive_ray.control import first_key
 
         keyring = open_keyring(settings)
-        seal = seal_of(settings, keyring)
-        return first_key.ensure(settings, controller, seal, keyring, self._place.admin_key)
+        ask = first_key.Ask(controller, seal_of(settings, keyring), keyring)
+        return first_key.ensure(settings, ask, self._place.admin_key, self._options.admin_key)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._stop.set()

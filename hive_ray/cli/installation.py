@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def up(
+def up(  # noqa: PLR0913 - each parameter is an option of the command
     config: Config = None,
     address: Annotated[str, typer.Option(help="Join this running Ray cluster.")] = "",
     port: Annotated[int, typer.Option(help="Instead of http.port.")] = 0,
@@ -25,13 +25,16 @@ def up(
     ] = False,
     idle_exit_s: Annotated[float, typer.Option(help="End after so long without work; 0 never.")] = 0.0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end with Ctrl-C.")] = False,
+    admin_key: Annotated[
+        bool, typer.Option("--admin-key", help="Make another admin key, into .hive/admin.key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start Ray, the controller and the HTTP face; returns when they are ready."""
     from hive_ray.control.launch import UpOptions, absolute, launch
     from hive_ray.control.record import place_of
 
-    options = UpOptions(absolute(config), address, port, take_over, idle_exit_s)
+    options = UpOptions(absolute(config), address, port, take_over, idle_exit_s, admin_key=admin_key)
     record = launch(place_of(config), options)
     _show_record(record, as_json)
     if foreground:
@@ -62,8 +65,8 @@ def _show_record(record: Record, as_json: bool) -> None:
     print(f"supervisor process {record.pid}, log {record.log}")
     if record.admin_key_file:
         print(f"admin key  {record.admin_key_file}")
-        print("           made now, since calls need a key here: it may do everything, and this command line")
-        print("           uses it by itself; make others with `hive-ray keys create`")
+        print("           made now: calls need a key here. It may do everything, and this command line uses")
+        print("           it by itself; make others with `hive-ray keys create`")
 
 
 def _public(record: Record) -> dict[str, Any]:

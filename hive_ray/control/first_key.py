@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,25 +27,37 @@ from hive_ray.state.keyring import Keyring
 NAME = "admin"
 
 
-def ensure(settings: Settings, controller: Any, seal: Seal, keyring: Keyring, file: Path) -> bool:
+class Ask(NamedTuple):
+    """The controller, and what it takes to ask it in the name of the installation."""
+
+    controller: Any
+    seal: Seal
+    keyring: Keyring
+
+
+def ensure(settings: Settings, ask: Ask, file: Path, another: bool = False) -> bool:
     """Make an admin key if one is needed and there is none that is valid; whether one was made.
+
+    Args:
+        another: make one in any case: whoever had the others may have lost them.
 
     Raises:
         ConfigError: keys are needed, and the state cannot hold any yet.
         Unavailable: the controller does not answer.
     """
-    keys = msgspec.convert(_value(cluster.ask(controller, seal, ListKeys())), list[KeyView])
+    keys = msgspec.convert(_value(cluster.ask(ask.controller, ask.seal, ListKeys())), list[KeyView])
     _drop_strange(file, keys)
-    needed = Door(settings).is_closed(bool(keys))
-    if not needed or settings.auth.jwt is not None or any(map(_is_admin, keys)):
+    closed = Door(settings).is_closed(bool(keys))
+    can_enter = settings.auth.jwt is not None or any(map(_is_admin, keys))
+    if not another and (can_enter or not closed):
         return False
     minted = api_secrets.mint()
-    digest = api_secrets.digest(api_secrets.pepper_of(keyring), minted.secret)
+    digest = api_secrets.digest(api_secrets.pepper_of(ask.keyring), minted.secret)
     name = NAME if all(key.name != NAME or _has_ended(key) for key in keys) else f"{NAME}-{minted.id}"
     command = CreateKey(minted.id, name, DEFAULT_TEAM, (Scope.ADMIN.value,), digest)
     # Before the key counts: one that nobody has would lock everybody out.
     _write(file, minted.secret)
-    answer = cluster.ask(controller, seal, command)
+    answer = cluster.ask(ask.controller, ask.seal, command)
     if answer.refused is not None:
         file.unlink(missing_ok=True)
         remedy = "start it on loopback without auth.required first, and do that"

@@ -32,6 +32,7 @@ class UpOptions(msgspec.Struct, frozen=True):
         port: instead of ``http.port``; -1 means any free one.
         idle_exit_s: seconds without work after which it ends by itself; 0 never.
         modules: tool modules besides those of ``hive.yaml``.
+        admin_key: make an admin key, whether or not there is one.
     """
 
     config: str = ""
@@ -41,6 +42,7 @@ class UpOptions(msgspec.Struct, frozen=True):
     idle_exit_s: float = 0.0
     ha_proxy: bool | None = None
     modules: tuple[str, ...] = ()
+    admin_key: bool = False
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ async def test_a_name_that_leads_to_loopback_may_not(face: Face, host: str):
     answer = await face.http.get("/v1/runs", headers={"Host": host})
 
     assert answer.status_code == 401
-    assert "without an API key" in answer.json()["detail"]
+    assert "need an API key" in answer.json()["detail"]
 
 
 async def test_a_page_of_somebody_else_may_not_post(face: Face):
