@@ -22,6 +22,7 @@ from hive_ray.graph.compiled import CompiledGraph, decode_graph, encode_graph
 from hive_ray.graph.compiler import CompileEnvironment, compile_graph, lint
 from hive_ray.graph.findings import Finding
 from hive_ray.graph.load import parse_graph
+from hive_ray.graph.repricing import repriced
 from hive_ray.graph.spec import GraphSpec
 from hive_ray.state.blobs import Blobs
 from hive_ray.workers.environment import compile_environment
@@ -83,6 +84,20 @@ class Acceptance:
                 raise NotFound(f"no graph has the version {version}; submit the graph itself") from error
             _keep(self._by_version, version, graph)
         return graph
+
+    async def current(self, version: str) -> CompiledGraph:
+        """A graph that was accepted before, for a new run: at the prices of today.
+
+        Raises:
+            NotFound: no graph has that version.
+        """
+        graph = await self.known(version)
+        models = (await self.environment()).models
+        found = repriced(graph, models) if models else graph
+        if found is not graph and found.version not in self._by_version:
+            await asyncio.to_thread(self._store, found, await self._key())
+            _keep(self._by_version, found.version, found)
+        return found
 
     async def lint(self, data: Mapping[str, Any]) -> list[Finding]:
         """What is wrong with a graph, or probably not meant."""

@@ -101,7 +101,7 @@ async def graph_of(backend: Backend, body: Submission) -> CompiledGraph:
     version = body.graph_version
     if version is None:
         version = (await backend.read(GetAgent(team(), body.agent or ""), AgentView)).graph_version
-    return await backend.acceptance.known(version)
+    return await backend.acceptance.current(version)
 
 
 def _deadline_us(backend: Backend, body: Submission, graph: CompiledGraph) -> int:
@@ -113,7 +113,8 @@ def _deadline_us(backend: Backend, body: Submission, graph: CompiledGraph) -> in
 async def _digests(backend: Backend, body: Submission, graph: CompiledGraph) -> Digests:
     """An agent's name counts, not what it stands for: it may be given a new graph between two tries."""
     named = body.graph is None and body.graph_version is None
-    told = [body.agent, "" if named else graph.version, body.input, body.budget_usd, body.deadline_s]
+    version = "" if named else body.graph_version or graph.version
+    told = [body.agent, version, body.input, body.budget_usd, body.deadline_s]
     # Only if it is given: keys that were used before there were priorities stay good.
     told += [body.priority] if body.priority is not None else []
     told += [{"callback_url": body.callback_url}] if body.callback_url else []
