@@ -227,20 +227,37 @@ class Dispatch:
         verdict = self._forbids(asked, now)
         if verdict is not None:
             return Decided(verdict, [], asked.terms)
-        ruling = self._rule(asked)
-        if ruling is None:
-            return Decided(self._admit(asked, now), [], asked.terms)
-        if ruling.routed is not None:
+        ruled, ruling = self._ruled(asked, now)
+        told = [] if ruling is None else [ruling.told]
+        if ruling is not None and ruling.routed is not None:
             return Decided(None, [ruling.told, ruling.routed], asked.terms)
-        if ruling.verdict is not None:
-            return Decided(ruling.verdict, [ruling.told], asked.terms)
-        if ruling.level and self._engine.lowering.minds:
-            run, root, _, visit, step, _, _ = asked
-            terms = self._terms(run, root, asked.node, visit, step, ruling.level, now)
-            asked = asked._replace(terms=terms)
-        answer = self._forbids(asked, now) or self._admit(asked, now)
+        if ruling is not None and ruling.verdict is not None:
+            return Decided(ruling.verdict, told, asked.terms)
+        verdict = self._forbids(ruled, now) if ruled is not asked else None
+        answer = verdict or self._admit(ruled, now)
         # A step that cannot start yet is looked at again: that it may is told when it does.
-        return Decided(answer, [ruling.told] if isinstance(answer, admission.Granted) else [], asked.terms)
+        return Decided(answer, told if isinstance(answer, admission.Granted) else [], ruled.terms)
+
+    def _ruled(
+        self, asked: policing.Situation, now: Moment
+    ) -> tuple[policing.Situation, policing.Ruling | None]:
+        """What policies say of a step, on the terms on which it may start.
+
+        A ladder leads to no model about which they have something to say: it is left out instead.
+        """
+        ruling = self._rule(asked)
+        run, root, _, visit, step, _, terms = asked
+        if ruling is not None and ruling.verdict is not None and terms.name != step.name:
+            asked = asked._replace(terms=terms_of(asked.node, visit, step))
+            return asked, self._rule(asked)
+        if ruling is None or not ruling.level or ruling.routed is not None:
+            return asked, ruling
+        lower = asked._replace(terms=self._terms(run, root, asked.node, visit, step, ruling.level, now))
+        if lower.terms.name != terms.name:
+            again = self._rule(lower)
+            if again is not None and again.verdict is not None:
+                return asked, ruling
+        return lower, ruling
 
     def _rule(self, asked: policing.Situation) -> policing.Ruling | None:
         engine = self._engine

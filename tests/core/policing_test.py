@@ -8,11 +8,12 @@ import pytest
 
 from hive_ray.core.commands import Refused, Submit
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.ladder import LadderPlan, Rung
 from hive_ray.core.messages import Lease, StepContent
 from hive_ray.core.run import RunStatus
 from hive_ray.core.values import Value, decode, inline
 from hive_ray.graph.asking import Asked, AskPlan
-from hive_ray.graph.compiled import FallbackKind, FallbackPlan, NodeKind, ToolPlan
+from hive_ray.graph.compiled import FallbackKind, FallbackPlan, ModelPlan, NodeKind, ToolPlan
 from hive_ray.graph.expressions import Evaluator
 from hive_ray.graph.policies import Effect, RulePlan
 from hive_ray.graph.rule_conditions import compile_condition
@@ -287,6 +288,32 @@ def test_a_degrade_puts_the_run_on_a_rung():
     story.lease("pay")
     assert story.engine.runs["r"].degraded == 2
     assert decisions(story) == [("", "")]
+
+
+LADDER = {"small": LadderPlan((Rung(model="cheap"),))}
+CHEAP = {"cheap": ModelPlan("cheap", 10, 100)}
+DOWN = rule("down", "degrade", level=1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "model"),
+    [
+        ((DOWN,), "cheap"),
+        ((DOWN, rule("no", "deny", models=("cheap",))), "small"),
+        ((DOWN, rule("no", "require_approval", 'model == "cheap"')), "small"),
+        ((DOWN, rule("other", "deny", models=("dear",))), "cheap"),
+    ],
+)
+def test_a_ladder_leads_to_no_model_that_rules_forbid(rules: tuple[RulePlan, ...], model: str):
+    """Neither at first, nor when the run stands on the rung already."""
+    story = Story(chain(llm("write"), llm("again")))
+    story.engine.evaluator = Evaluator()
+    story.plan(policies=rules, ladders=LADDER, models=CHEAP)
+    story.submit()
+    for node_id in ("write", "again"):
+        lease = story.lease(node_id)
+        assert lease.name == model
+        story.succeed(lease)
 
 
 # --- facts ---------------------------------------------------------------------------------------
