@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 
@@ -9,6 +10,7 @@ from hive_ray.control.adoption import adopt_state
 from hive_ray.control.recovery import decode_item, recover
 from hive_ray.control.replaying import replay_run
 from hive_ray.core.engine import Engine
+from hive_ray.errors import Conflict, HiveError, StateRefused
 from hive_ray.state import ledger as bills
 from hive_ray.state.backup import backup, restore
 from hive_ray.state.lineage import open_for_work
@@ -76,15 +78,27 @@ def check_copy(world: World, live: Engine) -> None:
         restore(copy, place)
         check_store(world.storage, place)
         far_us = world.clock.wall_us + 3_600_000_000
+        _refused(StateRefused, lambda: open_for_work(place, ENVIRONMENT, far_us))
         adopt_state(place, ENVIRONMENT, far_us)
         open_for_work(place, ENVIRONMENT, far_us)
+        _refused(Conflict, lambda: adopt_state(place, ENVIRONMENT, far_us))
+        _refused(StateRefused, lambda: open_for_work(place, "another", far_us))
         owner = world.controllers[0].owner
         there = inspected(world.storage, place)
         found = recover(place, there.blobs, there.codec, Facts(), 0, owner, far_us, "copy", parks=True).engine
         assert found.seq == live.seq, f"the copy ends at {found.seq}, the state at {live.seq}"
+        _refused(Conflict, lambda: adopt_state(place, "another", far_us))  # somebody works on it
     finally:
         for name in names:
             forget_memory(name)
+
+
+def _refused(error: type[HiveError], work: Callable[[], object]) -> None:
+    try:
+        work()
+    except error:
+        return
+    raise AssertionError(f"a copy was worked on without a {error.__name__}")
 
 
 def check_replays(world: World) -> None:
