@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from hive_ray.control import budget_views, views
+from hive_ray.control import views
 from hive_ray.control.breaker_views import BreakerQuery
 from hive_ray.control.budget_views import BudgetQuery
 from hive_ray.control.outbox_views import ListOutbox
@@ -310,21 +310,6 @@ class WhoAmI(msgspec.Struct, frozen=True, tag=True):
     """Whom the caller's credential belongs to; answered at the door."""
 
 
-QUERIES = (
-    GetRun,
-    GetState,
-    ListRuns,
-    ListApprovals,
-    GetAgent,
-    ListAgents,
-    ListPolicies,
-    ListWorkers,
-    GetMemory,
-    ListMemory,
-    ListKeys,
-    *budget_views.QUERIES,
-    ListOutbox,
-)
 Query = (
     GetRun
     | GetState
@@ -341,6 +326,8 @@ Query = (
     | BreakerQuery
     | ListOutbox
 )
+QUERIES: tuple[type[Any], ...] = get_args(Query)
+"""Made from the union, so that no question is in one and not in the other."""
 Request = Command | Query | WatchRun | WhoAmI
 
 
