@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hive_ray.core.commands import Refused, Submit
+from hive_ray.core.commands import Refused, Resolve, Submit
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.ladder import LadderPlan, Rung
 from hive_ray.core.messages import Lease, StepContent
@@ -197,6 +197,21 @@ def test_two_questions_in_a_row_and_then_it_runs():
     assert arguments(story.lease("pay")) == {"amount": 600}
 
 
+def test_with_four_eyes_an_edit_runs_when_somebody_else_approves_it():
+    """And nobody else's arguments do."""
+    two = rule("two", "require_approval", asks=AskPlan(four_eyes=True))
+    story = ruled(CALLING, two, amount=200)
+    story.leases()
+    approval = story.wait()[1].approval
+    edited = StepContent(outputs={"amount": inline(150)})
+    story.tell(Resolve("r", approval, "edit", edited, "key:ann", digest="1"))
+    assert story.leases() == {}
+    refused = story.tell(Resolve("r", approval, "approve", StepContent(), "key:ann", edition=1))
+    assert isinstance(refused, Refused)
+    story.tell(Resolve("r", approval, "approve", StepContent(), "key:bob", edition=1))
+    assert arguments(story.lease("pay")) == {"amount": 150}
+
+
 def test_what_a_model_is_given_cannot_be_edited():
     story = ruled(chain(llm("write")), rule("costly", "require_approval", kinds=("llm",)))
     story.leases()
@@ -233,6 +248,18 @@ def test_a_retry_of_an_approved_step_is_not_asked_again():
     story.fail(story.lease("pay"), FailureKind.TOOL_UNAVAILABLE)
     story.pass_time(60_000_000)
     assert arguments(story.lease("pay")) == {"amount": 150}
+
+
+def test_a_retry_is_decided_anew():
+    """What the first attempt cost makes a rule hold that did not."""
+    sure = ToolPlan("pay", "function", True, cost_nanousd=9)
+    graph = chain(node("pay", NodeKind.TOOL, input_keys=("amount",), tools=(sure,), cost_nanousd=9))
+    story = ruled(graph, rule("dear", "require_approval", "cost_usd > 0.0"), amount=200)
+    story.fail(story.lease("pay"), FailureKind.TOOL_UNAVAILABLE, cost_nanousd=5)
+    story.pass_time(60_000_000)
+    assert story.leases() == {}
+    story.resolve("approve")
+    assert story.lease("pay").attempt == 2
 
 
 def test_what_people_said_survives_a_restart():
