@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from hive_ray.graph.builder import Graph
     from hive_ray.graph.load import load_graph
     from hive_ray.state.sql import sql
-    from hive_ray.workers.tools import ToolContext, function, tool
+    from hive_ray.workers.tools import BadInput, RetryAfter, ToolContext, ToolUnavailable, function, tool
 
 _HOMES = {
+    "BadInput": "hive_ray.workers.tools",
     "Client": "hive_ray.client",
     "Graph": "hive_ray.graph.builder",
     "HiveError": "hive_ray.errors",
+    "RetryAfter": "hive_ray.workers.tools",
     "Run": "hive_ray.client",
     "RunFailed": "hive_ray.client",
     "ToolContext": "hive_ray.workers.tools",
+    "ToolUnavailable": "hive_ray.workers.tools",
     "connect": "hive_ray.client",
     "function": "hive_ray.workers.tools",
     "load_graph": "hive_ray.graph.load",
@@ -38,8 +41,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Client", "Graph", "HiveError", "Run", "RunFailed", "ToolContext", "connect", "function", "load_graph",
-    "sql", "tool", "up",
+    "BadInput", "Client", "Graph", "HiveError", "RetryAfter", "Run", "RunFailed", "ToolContext",
+    "ToolUnavailable", "connect", "function", "load_graph", "sql", "tool", "up",
 ]  # fmt: skip
 
 
