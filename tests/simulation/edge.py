@@ -96,6 +96,5 @@ class Edge(History):
         super()._reckon()
         ledger = self.world.ledger
         spent = sum(cost for (name, _), cost in ledger.purses.spent.items() if name == TEAM)
-        assert ledger.runs and len(ledger.runs) <= RUNS
         assert 0 <= spent <= LIMIT, f"{spent} was spent of {LIMIT}"
         assert spent == sum(attempt.charged for attempt in ledger.attempts.values())
