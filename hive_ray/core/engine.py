@@ -157,7 +157,8 @@ class Engine:
         if not hooks.to and (run is None or not run.callback):
             return
         about = outbox.About(run, self.graphs.get(run.graph) if run is not None else None)
-        self.record(outbox.notifications(event, about, hooks, len(self.fleet.outbox.pending), now), now)
+        there = len(self.fleet.outbox.pending)
+        self.record(outbox.notifications(event, self.seq, about, hooks, there, now), now)
 
     def _evolve_shared(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of no run, unless a snapshot already shows it."""

@@ -156,10 +156,13 @@ def _team(facts: Facts) -> str:
     return facts.get("team", own)
 
 
-def notifications(event: ev.Event, about: About, plan: HooksPlan, there: int, now: Moment) -> list[Draft]:
+def notifications(
+    event: ev.Event, seq: int, about: About, plan: HooksPlan, there: int, now: Moment
+) -> list[Draft]:
     """What follows an event for those who want to hear of it.
 
     Args:
+        seq: of the event.
         there: notifications that are pending.
     """
     kind, tell = TOLD[type(event)]
@@ -174,22 +177,14 @@ def notifications(event: ev.Event, about: About, plan: HooksPlan, there: int, no
     drafts: list[Draft] = []
     for number, (hook, url) in enumerate(receivers):
         # Unique for whoever hears of several installations; decided once, so the same for ever.
-        name = f"msg_{now.wall_us:x}{int(now.chance * 2**52):013x}{number}_{_tail(facts)}"
+        # Without dots, which part an id from what is signed with it.
+        name = f"msg_{now.wall_us:x}-{seq:x}-{int(now.chance * 2**52):013x}-{number}"
         queued = ev.NotificationQueued("", name, kind, hook, event.run, team, facts)
         drafts.append(draft(queued, StepContent(message=url) if url else None))
         if there + len(receivers) > MOST_PENDING:
             error = f"{MOST_PENDING} notifications are pending already"
             drafts.append(Draft(ev.NotificationFailed("", name, 0, error)))
     return drafts
-
-
-def _tail(facts: Facts) -> str:
-    """Tells what is decided in one moment apart; dots part an id from what is signed with it."""
-    name = next(facts[key] for key in ("approval_id", "run_id", "account", "breaker") if key in facts)
-    return f"{name}-{facts.get('level', '')}".translate(_PLAIN).rstrip("-")
-
-
-_PLAIN = str.maketrans("./", "--")
 
 
 # --- what came of it -----------------------------------------------------------------------------

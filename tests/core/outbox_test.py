@@ -146,3 +146,12 @@ def test_the_configuration_knows_the_same_kinds():
     from hive_ray.config_hooks import Kind
 
     assert get_args(Kind) == KINDS
+
+
+def test_two_notifications_of_one_moment_have_two_ids():
+    """An account that is warned of twice at once, as when its limit was lowered between."""
+    story = watched(ALL)
+    warning = ev.BudgetWarned("", "team/team", 0, 9, 0, 10, -1)
+    story.engine.record([ev.Draft(warning), ev.Draft(warning)], story.now)
+
+    assert len(told(story)) == 2
