@@ -79,6 +79,19 @@ def _failed(event: Event) -> str:
     return f"attempt {event['attempt']}{name} failed: {event['failure_kind']}{_cost(event)}{_message(event)}"
 
 
+def _decided(event: Event) -> str:
+    """What the rules said; a question, and a denial, are told by what follows."""
+    broken = f"; without an answer: {', '.join(event['errors'])}" if event.get("errors") else ""
+    allows = f"allowed by policy {event['rule']}" if event.get("effect") == "allow" else ""
+    down = f"policies put it on rung {event['level']}" if event.get("level") else ""
+    said = ", ".join(text for text in (allows, down) if text)
+    return f"{said or 'policies were asked'}{broken}" if said or broken else ""
+
+
+def _routed(event: Event) -> str:
+    return f"is sent to pool {event['pool']} by a policy"
+
+
 def _retry(event: Event) -> str:
     return f"retries in {event.get('delay_s', 0):.1f} s as attempt {event['attempt']}"
 
@@ -166,6 +179,8 @@ _TOLD = {
     "StepFailed": _failed,
     "ToolCallFailed": _tool_failed,
     "RetryScheduled": _retry,
+    "PolicyDecided": _decided,
+    "StepRouted": _routed,
     "LateOutcome": _late,
     "CostCorrected": _corrected,
     "MemoryWritten": _remembered,
