@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
@@ -12,6 +13,7 @@ from hive_ray.control.applying import needs_restart, undone
 from hive_ray.control.budget_views import GetPlan, PlanView
 from hive_ray.control.planning import apply_plan
 from hive_ray.control.views import LevelView
+from hive_ray.core.commands import ApplyPlan
 from hive_ray.core.plan import ControlPlan, decode_plan
 from hive_ray.errors import ConfigError
 from serve import budget_shapes
@@ -43,8 +45,7 @@ async def apply(
     """Looked at whole, every fault named; applied at once or not at all. ``needs_restart`` names keys that
     hold from the next start of the installation on. ``dry_run`` only says what would change."""
     backend = backend_of(request)
-    settings = _settings(body.config)
-    command = apply_plan(settings, "")
+    settings, command = await asyncio.to_thread(_checked, body.config)
     before = await _in_force(backend)
     if not dry_run:
         await backend.read(command, LevelView)
@@ -55,9 +56,17 @@ async def _in_force(backend: Backend) -> PlanView:
     return await backend.read(GetPlan(), PlanView)
 
 
-def _settings(content: Mapping[str, Any]) -> Settings:
+def _checked(content: Mapping[str, Any]) -> tuple[Settings, ApplyPlan]:
+    """What the content says, and the command that puts it in force.
+
+    Prices may come from a list, whose import takes seconds.
+
+    Raises:
+        Problem: every fault of it.
+    """
     try:
-        return of_content(content)
+        settings = of_content(content)
+        return settings, apply_plan(settings, "")
     except ConfigError as error:
         raise Problem(422, "invalid", str(error), error.faults) from error
 

@@ -25,7 +25,8 @@ from hive_ray.prices import price_of
 _OF_POOLS = ("usd_per_hour", "requests_per_minute", "tokens_per_minute", "spare_slots")
 _OF_MODELS = ("usd_per_hour", "requests_per_minute", "tokens_per_minute")
 LIVE = (
-    *("budgets", "rates", "parallel_runs", "shares", "breakers", "policies", "retries.longest_wait_s"),
+    *("budgets", "rates", "parallel_runs", "shares"),
+    *("breakers", "ladders", "policies", "retries.longest_wait_s"),
     *(f"pools.*.{key}" for key in _OF_POOLS),
     *(f"models.*.{key}" for key in _OF_MODELS),
 )

@@ -45,6 +45,8 @@ def changed(*path: str, to: Any) -> Settings:
         (("models", "m.1", "requests_per_minute"), 1),
         (("policies", "rules"), [{"id": "r", "then": "deny", "tools": ["x"]}]),
         (("retries", "longest_wait_s"), 5),
+        (("ladders", "m.1"), {"rungs": [{"max_tokens": 5}], "latency_p95_s": 1}),
+        (("breakers", "model/m.1"), {"failure_percent": 20}),
     ],
 )
 def test_what_the_plan_reads_holds_at_once(path: tuple[str, ...], value: Any):

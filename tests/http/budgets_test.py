@@ -268,6 +268,17 @@ async def test_a_faulty_configuration_names_every_fault_and_changes_nothing(face
     assert face.driver.engine.seq == before
 
 
+async def test_a_plan_that_cannot_be_made_is_refused_by_key(face: Face):
+    """What only shows when its parts are put together: here a ladder of a model that is not there."""
+    config = {"ladders": {"gone": {"rungs": [{"max_tokens": 5}], "latency_p95_s": 1}}}
+
+    answer = await face.http.post("/v1/config", json={"config": config})
+
+    assert answer.status_code == 422
+    (fault,) = answer.json()["faults"]
+    assert (fault["place"], fault["problem"]) == ("ladders.gone", "no model has this name")
+
+
 async def test_a_run_that_could_never_begin_is_refused_at_the_door(face: Face):
     """402 with the account's name; a raised limit lets it in, and nothing was written."""
     await told(face, "PUT", TEAM, usd="1.499999999")
