@@ -107,18 +107,22 @@ def _answer(wait: WaitView, body: Decision) -> dict[str, Any]:
         return {}
     form = msgspec.json.decode(wait.form)
     given = dict(body.answer)
-    if APPROVED in form.get("properties", {}):
+    if APPROVED in form.get("properties", {}) and wait.reason != "fallback":
         means = body.decision != "reject"
         if given.get(APPROVED, means) is not means:
             said = f"{body.decision} means approved = {str(means).lower()}"
             remedy = "leave approved out; to refuse, decide reject" if means else "leave approved out"
             raise invalid("body.answer.approved", f"contradicts the decision: {said}", remedy)
         given[APPROVED] = means
-    if body.decision == "reject" or wait.reason != "approval":
+    if body.decision == "reject" or wait.reason not in _ASK_FOR_OUTPUTS:
         # Who rejects need not fill in all that an approval asks for; a step's edit holds what changes.
         form = {key: value for key, value in form.items() if key != "required"}
     _check_form(form, given)
     return given
+
+
+_ASK_FOR_OUTPUTS = ("approval", "fallback")
+"""Questions whose answer is what a node gives: whoever approves must fill in all of it."""
 
 
 def _arguments(wait: WaitView, body: Decision) -> dict[str, Any]:

@@ -174,7 +174,10 @@ class Dispatch:
         graph = self._engine.graphs[run.graph]
         node = graph.nodes[visit.node]
         root = self._engine.payer(run)
-        terms = self._terms(run, root, node, visit, step, 0, now)
+        if self._engine.force.has_ladders:
+            terms = self._terms(run, root, node, visit, step, 0, now)
+        else:
+            terms = terms_of(node, visit, step)
         inputs = self._inputs(run, graph, visit, step)
         memory = self._engine.keeping.given(root, node, step, inputs)
         if isinstance(memory, remembering.Denied):
@@ -188,7 +191,8 @@ class Dispatch:
             return answer
         if not isinstance(answer, admission.Granted):
             return self._hold_back(run, node, visit, step, answer, told, now)
-        self._begins(asked, terms, told, now)
+        if self._engine.fleet.breakers or self._engine.force.has_ladders:
+            self._begins(asked, terms, told, now)
         event = ev.StepStarted(
             run.id,
             visit.serial,
@@ -202,15 +206,12 @@ class Dispatch:
             terms.lowered,
         )
         self._engine.record([*told, Draft(event)], now)
-        return self._lease(asked._replace(terms=terms), memory, now)
+        return self._lease(asked, terms, memory, now)
 
     def _terms(
         self, run: Run, root: Run, node: NodePlan, visit: Visit, step: Step, least: int, now: Moment
     ) -> Terms:
-        lowering = self._engine.lowering
-        if lowering.minds:
-            return lowering.terms(Asked(run, root, node, visit, step), least, now)
-        return terms_of(node, visit, step)
+        return self._engine.lowering.terms(Asked(run, root, node, visit, step), least, now)
 
     def _begins(self, asked: policing.Situation, terms: Terms, told: list[Draft], now: Moment) -> None:
         """A step is about to be leased: it may be a probe or a trial, or show that its run is degraded."""
@@ -218,7 +219,7 @@ class Dispatch:
         if engine.fleet.breakers:
             attempt = (asked.run.id, asked.visit.serial, step.call, step.attempt)
             engine.breaking.begins(terms.subject, attempt, now)
-        if engine.lowering.minds and terms.model is not None:
+        if engine.force.has_ladders and terms.model is not None:
             told += engine.lowering.told(asked.root, step, now)
             engine.lowering.begins(step.name, terms, now)
 
@@ -361,8 +362,10 @@ class Dispatch:
             return children.collect_inputs(visit)
         return routing.inputs_of(run, graph, visit)
 
-    def _lease(self, asked: policing.Situation, memory: MemoryGiven | None, now: Moment) -> Lease:
-        run, root, _, visit, step, inputs, terms = asked
+    def _lease(
+        self, asked: policing.Situation, terms: Terms, memory: MemoryGiven | None, now: Moment
+    ) -> Lease:
+        run, root, _, visit, step, inputs, _ = asked
         node, loop = asked.node, visit.loop
         outputs = loop.outputs if loop is not None and step.kind is _LLM else {}
         if step.kind is _DECIDE:
@@ -386,7 +389,7 @@ class Dispatch:
             run.team,
             run.agent,
             run.traceparent,
-            _prompt_limit(asked) if root.budget_nanousd >= 0 else 0,
+            _prompt_limit(asked, terms) if root.budget_nanousd >= 0 else 0,
             memory,
             self._engine.fleet.feature_level,
             run.key,
@@ -404,9 +407,9 @@ class Decided(NamedTuple):
     """On which it starts if it was granted."""
 
 
-def _prompt_limit(asked: policing.Situation) -> int:
+def _prompt_limit(asked: policing.Situation, terms: Terms) -> int:
     """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
-    run, _, _, visit, step, inputs, terms = asked
+    run, _, _, visit, step, inputs, _ = asked
     if terms.model is None or bounds.rests_on_tokens(visit, step, terms):
         return 0
     return bounds.prompt_bytes(run, asked.node, visit, step, inputs, terms)

@@ -758,7 +758,7 @@ class Engine:
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, bounds)
         if outcome.memory:
             drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
-        attempt = self.lowering.attempt(run, outcome) if self.lowering.minds else None
+        attempt = self.lowering.attempt(run, outcome) if self.force.has_ladders else None
         minds = self.breaking.minds
         subject = steps.subject_under_way(run, outcome) if minds else ""
         self.record(drafts, now)

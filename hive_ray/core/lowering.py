@@ -81,10 +81,6 @@ class Lowering:
         self._engine = engine
         self._samples: dict[str, Samples] = {}
 
-    @property
-    def minds(self) -> bool:
-        return bool(self._engine.force.plan.ladders)
-
     # --- before a step ---------------------------------------------------------------------------
 
     def terms(self, asked: Asked, least: int, now: Moment) -> Terms:

@@ -135,6 +135,7 @@ class InForce:
         self._priorities: dict[tuple[str, str], int] = {}
         self.limits_accounts = bool(plan.accounts or changes.accounts)
         self.limits_rates = bool(plan.rates or changes.rates)
+        self.has_ladders = bool(plan.ladders)
         self.limits_runs = bool(plan.runs or changes.runs)
         self.policies = Policies(plan.policies)
 

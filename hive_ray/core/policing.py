@@ -61,19 +61,15 @@ class Ruling(NamedTuple):
 
 def concern_nobody(policies: Policies, situation: Situation) -> bool:
     """Whether it is known that no rule is about a step: the common case, told without looking at it."""
-    known = policies.known(_key(situation))
-    return known is not None and not known
-
-
-def _key(situation: Situation) -> tuple[str, int, str, StepKind, str, str]:
-    """Steps with the same one have the same rules."""
     run, _, _, visit, step, _, terms = situation
-    return run.graph, visit.node, terms.name, step.kind, run.team, run.agent
+    known = policies.known((run.graph, visit.node, terms.name, step.kind, run.team, run.agent))
+    return known is not None and not known
 
 
 def rule(policies: Policies, matcher: Matcher, situation: Situation) -> Ruling | None:
     """What policies say of a step; None if no rule says anything."""
-    step, key = situation.step, _key(situation)
+    run, _, _, visit, step, _, terms = situation
+    key = (run.graph, visit.node, terms.name, step.kind, run.team, run.agent)
     rules = policies.known(key)
     if rules is None:
         # Putting a map's results together is no work that anybody could forbid.

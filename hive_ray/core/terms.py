@@ -13,6 +13,9 @@ from hive_ray.core.run import Step, Visit
 from hive_ray.core.standing_in import model_of
 from hive_ray.graph.compiled import ModelPlan, NodePlan
 
+# Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
+_FUNCTION = StepKind.FUNCTION
+
 
 class Terms(NamedTuple):
     """Of one attempt."""
@@ -38,8 +41,11 @@ class Terms(NamedTuple):
 
 def terms_of(node: NodePlan, visit: Visit, step: Step) -> Terms:
     """As the graph has it."""
-    subject = subject_of(step.kind, step.name)
-    if step.kind not in ASKS_MODEL:
+    kind = step.kind
+    if kind is _FUNCTION:
+        return Terms(step.name, "")
+    subject = subject_of(kind, step.name)
+    if kind not in ASKS_MODEL:
         return Terms(step.name, subject)
     said = visit.loop.conversation if visit.loop is not None and step.kind is StepKind.LLM else ()
     return Terms(step.name, subject, model_of(node, visit), said)
