@@ -378,6 +378,10 @@ def _node_succeeded(run: Run, event: ev.NodeSucceeded, content: StepContent, at_
 
 def _node_failed(run: Run, event: ev.NodeFailed, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
+    if visit.wait is not None:
+        # Another of its steps ended it: nobody need answer any more.
+        wait_more(run, -1, at_us)
+        visit.wait = None
     _orphan_steps(run, visit)
     run.memory[ERROR_KEY] = inline({"kind": event.kind, "node": event.node_id, "message": content.message})
     _close(run, visit, Ended(visit, failure=event.kind, message=content.message))

@@ -126,14 +126,14 @@ APPROVAL = Machine(
         "escalated": "a later owner of its chain is asked",
         "edited": "somebody changed the answer; somebody else must approve it",
         "resolved": "answered by a person, its last deadline or the late outcome itself: the first wins",
-        "withdrawn": "its run ended without it",
+        "withdrawn": "its run, or its node, ended without it",
     },
     (
         Transition(NEW, ev.ApprovalRequested, ("open",)),
         Transition("open", ev.ApprovalEscalated, ("escalated",)),
         *_each(("open", "escalated"), (ev.ApprovalEdited,), "edited"),
         *_each(_ASKED, (ev.ApprovalResolved,), "resolved"),
-        *_each(_ASKED, (ev.RunFailed, ev.RunCancelled), "withdrawn"),
+        *_each(_ASKED, (ev.RunFailed, ev.RunCancelled, ev.NodeFailed), "withdrawn"),
     ),
 )
 

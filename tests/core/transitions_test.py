@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from docs.generate_states import PAGE, page
+from hive_ray.core import events as ev
 from hive_ray.core.breakers import BreakerPlan
 from hive_ray.core.commands import ForceBreaker, Pause, RaiseLevel, Resume
 from hive_ray.core.events import NOTHING
@@ -253,6 +254,16 @@ def held(then: str) -> Callable[[], Story]:
     return tell
 
 
+def end_visit_that_waits(story: Story, run: str) -> None:
+    """As when another step of the visit may never start."""
+    found = story.engine.runs[run]
+    serial = next(visit.serial for visit in found.visits.values() if visit.wait)
+    failed = ev.NodeFailed(run, serial, FailureKind.BUDGET_EXCEEDED, "h")
+    story.engine.record([ev.Draft(failed)], story.now)
+    story.engine.moving.advance(found, story.now)
+    assert not found.waits
+
+
 def handed_on() -> Story:
     """Questions with two owners and four eyes, in every state that one can have, ended in every way."""
     asks = AskPlan((Asked("role:a", HOUR_US), Asked("", HOUR_US)), four_eyes=True)
@@ -263,7 +274,7 @@ def handed_on() -> Story:
         "o": (), "e": ("pass",), "d": ("edit",), "ed": ("pass", "edit"),
     }  # fmt: skip
     for state, moves in states.items():
-        for end in ("reject", "cancel", "fail"):
+        for end in ("reject", "cancel", "fail", "node"):
             run = f"{state}-{end}"
             story.submit(run=run, principal="key:s")
             story.run_to_end("a")
@@ -280,6 +291,9 @@ def handed_on() -> Story:
                 story.succeed(beside)
             elif end == "cancel":
                 story.tell_cancel(run)
+                story.succeed(beside)
+            elif end == "node":
+                end_visit_that_waits(story, run)
                 story.succeed(beside)
             else:
                 story.fail(beside)

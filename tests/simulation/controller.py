@@ -32,6 +32,7 @@ from hive_ray.testing import Call, Killed, SimulatedProcess
 from tests.core.graphs import Facts
 from tests.simulation.budgets import apply_plan
 from tests.simulation.checker import Checker
+from tests.simulation.receivers import with_receivers
 from tests.simulation.rules import with_rules
 from tests.simulation.storage import codec_over
 
@@ -150,7 +151,7 @@ class Controller:
         engine.sink = self._record
         self._checker = Checker(engine)
         world.recovered(self, engine)
-        shell.begin(self._clock(), apply_plan(with_rules(world.plan)))
+        shell.begin(self._clock(), apply_plan(with_receivers(with_rules(world.plan), world.seed)))
         self._tick()
 
     def _shell_of(self, found: Recovered) -> Shell:
@@ -256,7 +257,7 @@ class Controller:
         """The receiver hears of it, or not; whether it did is not always known here."""
         chance = self.world.chance.random()
         if chance < 0.8:
-            self.world.count("heard")
+            self.world.receivers.hear(send)
         shell.sent(send.notification, Sent("no answer" if chance > 0.6 else ""), self._clock())
         self._check()
         self._flush_soon()

@@ -180,6 +180,7 @@ class History:
         engine = controller.shell.engine
         invariants.check(engine)
         self.world.ledger.purses.compare(engine)
+        self.world.receivers.compare(engine)
         self._check_questions()
         self._check_effects()
         if not self.plan.retention_days and not (self.plan.sealed and self.plan.parks):

@@ -10,6 +10,7 @@ import msgspec
 from hive_ray.core import events as ev
 from hive_ray.core.fleet import AttemptRef, StepRef
 from tests.simulation.purses import Purses
+from tests.simulation.receivers import Receivers
 
 KEY_KEPT_US = 22 * 3600 * 1_000_000
 """How long a key gives the same run: a day, less what the wall clock may have jumped."""
@@ -34,6 +35,8 @@ class Ledger(msgspec.Struct):
 
     purses: Purses
     """What accounts were charged."""
+    receivers: Receivers
+    """What is told outside."""
     seq: int = 0
     at_us: int = 0
     events: int = 0
@@ -174,6 +177,9 @@ class Ledger(msgspec.Struct):
         self.ended[event.run] = event.__class__.__name__
         del self.live[event.run]
 
+    def _told(self, event: ev.Event) -> None:
+        self.receivers.note(event)
+
 
 _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.StepStarted: Ledger._started,
@@ -183,6 +189,9 @@ _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.LateOutcome: Ledger._failed,
     ev.ApprovalRequested: Ledger._asked,
     ev.ApprovalResolved: Ledger._answered,
+    ev.NotificationQueued: Ledger._told,
+    ev.NotificationDelivered: Ledger._told,
+    ev.NotificationFailed: Ledger._told,
     ev.RunSubmitted: Ledger._submitted,
     ev.RunForked: Ledger._forked,
     ev.RunForgotten: Ledger._forgotten,

@@ -33,6 +33,7 @@ from tests.simulation.ledger import Ledger
 from tests.simulation.outside import Chooser, Outside
 from tests.simulation.plan import Plan
 from tests.simulation.purses import Purses
+from tests.simulation.receivers import Receivers
 from tests.simulation.storage import Storage
 
 T = TypeVar("T")
@@ -55,7 +56,8 @@ class World:
         self.clock = SimulatedClock()
         self.network = _network(self.clock, chance)
         self.weather = Weather(chance)
-        self.ledger = Ledger(Purses(plan.control))
+        self.receivers = Receivers()
+        self.ledger = Ledger(Purses(plan.control), self.receivers)
         self.outside = Outside(chance, self.ledger)
         self.limits = Limits()
         self.controllers: list[Controller] = []
@@ -217,6 +219,7 @@ class World:
         for run_id in ledger.runs:
             self._check_known(engine, run_id)
         ledger.purses.compare(engine)
+        self.receivers.compare(engine)
         held = {key for worker in engine.fleet.workers.values() for key in worker.leases}
         open_now = {key for key, attempt in ledger.attempts.items() if attempt.open}
         assert held == open_now, f"leases after recovery: {held ^ open_now}"
