@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from hive_ray.config import ModelSettings, SecretRef, Settings, load, resolve, resolve_all
+from hive_ray.config_retries import FailureName
+from hive_ray.core.failures import FailureKind
 from hive_ray.errors import ConfigError, Fault
 
 LITERAL = "sk-not-a-real-key-0123456789"
@@ -247,3 +250,22 @@ def test_a_reference_shows_where_not_what(tmp_path: Path):
 
     assert "SecretRef(env:K)" in shown
     assert LITERAL not in shown
+
+
+def test_failure_kinds_in_the_configuration_are_those_that_there_are():
+    """The closed set stands twice: the configuration may not know the core."""
+    assert set(get_args(FailureName)) == {str(kind) for kind in FailureKind}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("breakers: {crm: {}}", "breakers.crm"),
+        ("breakers: {tool/crm: {failures: [AWAY]}}", "breakers.tool/crm.failures.0"),
+        ("ladders: {m: {rungs: []}}", "ladders.m"),
+        ("ladders: {m: {rungs: [{budget_percent: 5}]}}", "ladders.m.rungs.0"),
+        ("retries: {tool: {max_retries: -1}}", "retries.tool.max_retries"),
+    ],
+)
+def test_what_cannot_be_about_failures_is_refused_by_key(tmp_path: Path, text: str, place: str):
+    assert list(faults(tmp_path, text)) == [place]

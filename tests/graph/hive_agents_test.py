@@ -144,3 +144,14 @@ def test_browser_nodes_are_refused_by_name():
 
     assert [fault.place for fault in caught.value.faults] == ["nodes.browse.node_type"]
     assert "gcu" in caught.value.faults[0].problem
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_retries_of_exported_nodes_are_honoured(path: Path):
+    """``max_retries`` of a node, else ``max_retries_per_node`` of its graph; ``retry_on`` by kind."""
+    spec = load_graph(path)
+
+    for node, plan in zip(spec.nodes, compile_graph(spec).nodes, strict=True):
+        wanted = node.max_retries if node.max_retries is not None else spec.max_retries_per_node
+        assert plan.retry.max_retries == (3 if wanted is None else wanted)
+        assert bool(plan.retry.retry_on) <= bool(node.retry_on)

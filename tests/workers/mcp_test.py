@@ -201,3 +201,35 @@ def test_a_name_that_two_servers_offer_needs_its_server(mcp_everything: Everythi
     assert outcome.failure == "BAD_INPUT"
     assert "one.convert_time or two.convert_time" in message(outcome)
     assert not call(made, "two.convert_time", NOON).failure
+
+
+KEYED = """
+from mcp.server.mcpserver import Context, MCPServer
+
+server = MCPServer("till")
+
+
+@server.tool()
+def charge(amount: int, idempotency_key: str) -> str:
+    return f"{amount} {idempotency_key}"
+
+
+@server.tool()
+def meta(context: Context) -> str:
+    return str(dict(context.request_context.meta or {}))
+
+
+server.run()
+"""
+
+
+def test_a_tool_with_a_parameter_for_it_gets_the_key_of_the_call(tmp_path: Path):
+    """Every tool finds it in ``_meta``; no model sees the parameter."""
+    (tmp_path / "till.py").write_text(KEYED)
+    made = settings(till={"command": [sys.executable, str(tmp_path / "till.py")]})
+
+    assert outputs(call(made, "charge", {"amount": 3}))["out"] == {"result": "3 run:1:0"}
+    assert "'hive-ray/idempotency-key': 'run:1:0'" in str(outputs(call(made, "meta", {}))["out"])
+    (charge, *_) = asyncio.run(describe(made, config.resolve))
+    assert charge.schema is not None and list(charge.schema["properties"]) == ["amount"]
+    assert charge.schema["required"] == ["amount"]
