@@ -69,11 +69,18 @@ CONTROL = {
         "pool/function": {"usd": 1_000_000},
     },
     "rates": {"pool/function": {"requests_per_minute": 50_000_000}},
-    "policies": [
-        {"id": "money", "tags": ["moves_money"], "when": "args.amount > 100.0", "then": "require_approval"},
-        {"id": "mail", "tools": ["send_mail"], "then": "require_approval"},
-        {"id": "large", "models": ["large"], "when": "cost_usd > 5.0", "then": "deny"},
-    ],
+    "policies": {
+        "rules": [
+            {
+                "id": "money",
+                "tags": ["moves_money"],
+                "when": "args.amount > 100.0",
+                "then": "require_approval",
+            },
+            {"id": "mail", "tools": ["send_mail"], "then": "require_approval"},
+            {"id": "large", "models": ["large"], "when": "cost_usd > 5.0", "then": "deny"},
+        ]
+    },
 }
 COST_NANOUSD = 1_000
 
