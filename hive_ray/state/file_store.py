@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 
 from hive_ray.errors import AlreadyExists, ObjectMissing, StoreError, StoreRefused
-from hive_ray.state.store import checked_name, probe_create_if_absent
+from hive_ray.state.store import PROBE_FOLDER, checked_name, probe_create_if_absent
 
 _HELD_FOLDERS = 64
 _TEMP = ".tmp"
@@ -108,9 +108,15 @@ class FileStore:
 
     def probe(self) -> None:
         """Raise ``StoreRefused`` if create-if-absent or syncing does not work in this folder."""
-        probe_create_if_absent(self)
-        with suppress(OSError):
-            os.rmdir(f"{self._root}/probe")
+        try:
+            probe_create_if_absent(self)
+            with suppress(OSError):
+                os.rmdir(f"{self._root}/{PROBE_FOLDER}")
+        finally:
+            # It is gone, or somebody else's probe removes it: what is held open would be nowhere.
+            held = self._held.pop(PROBE_FOLDER, None)
+            if held is not None:
+                os.close(held)
 
     def close(self) -> None:
         """Close the folders that were held open."""

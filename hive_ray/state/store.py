@@ -104,13 +104,16 @@ def checked_name(name: str) -> str:
     return name
 
 
+PROBE_FOLDER = "probe"
+
+
 def probe_create_if_absent(store: Store) -> None:
     """Create one object twice and see that the first one stays.
 
     Raises:
         StoreRefused: the second creation was let through, or what was written cannot be read back.
     """
-    name = f"probe/{secrets.token_hex(16)}"
+    name = f"{PROBE_FOLDER}/{secrets.token_hex(16)}"
     try:
         _probe(store, name)
     except StoreRefused:

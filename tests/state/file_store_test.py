@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -211,3 +213,15 @@ def test_data_is_synced_before_it_has_its_name_and_the_folder_after(
     getattr(store, operation)("j/1", b"one")
 
     assert calls == ["fdatasync", naming, "fsync"]
+
+
+def test_a_store_is_probed_again_though_its_probes_folder_went(tmp_path: Path):
+    """A recovery that broke behind the probe begins with it again; so does that of another controller."""
+    store, other = (open_store(tmp_path.as_uri()) for _ in range(2))
+    for one in (store, store, other, store):
+        one.probe()
+    store.create("probe/held", b"")
+    shutil.rmtree(tmp_path / "probe")
+    with suppress(StoreError):
+        store.probe()
+    store.probe()
