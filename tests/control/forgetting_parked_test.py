@@ -103,7 +103,7 @@ def test_a_run_that_was_parked_is_woken_ends_and_is_forgotten(store: MemoryStore
     assert opened(store) >= IN_LOOP, "it waits, and may be forked"
     world.approve("r")
     world.rest("r")
-    assert world.told("r") == {"input", "item", "x", "output", "comment"}
+    assert world.told("r") == {"input", "item", "x", "output", "comment", "callback"}
     assert not opened(store) & IN_LOOP
 
     assert world.ask(Forget("r", "ann")).forgotten

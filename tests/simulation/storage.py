@@ -38,9 +38,14 @@ def codec_over(store: Store, keyring: Keyring | None) -> tuple[ContentCodec, Blo
 
 def _draw_secrets_from(chance: Random) -> None:
     """Keys and nonces come from the seed too: what is damaged depends on the bytes that are there."""
-    drawn = SimpleNamespace(urandom=Random(chance.getrandbits(64)).randbytes)
+    _take_secrets_from(SimpleNamespace(urandom=Random(chance.getrandbits(64)).randbytes))
+
+
+def _take_secrets_from(source: object) -> None:
+    """``source`` is ``os`` again at the end: whoever comes later needs nonces that nobody can foresee."""
     for module in (content, intermediate_keys, key_pages):
-        module.os = drawn  # pyright: ignore[reportAttributeAccessIssue]
+        module.os = source  # pyright: ignore[reportAttributeAccessIssue]
+    content._nonces.clear()
 
 
 class Storage:
@@ -72,6 +77,7 @@ class Storage:
 
     def clear(self) -> None:
         """Nothing is left of the store."""
+        _take_secrets_from(os)
         self.raw.close()
         forget_memory(self._space)
         if self.plan.on_disk:
