@@ -91,7 +91,7 @@ class Cluster:
         self.controller = controller
         self._seal: Seal | None = None
 
-    async def ask(self, *requests: Any) -> list[Any]:
+    async def ask(self, *requests: Any, team: str = "") -> list[Any]:
         """Send one batch; the answers' values.
 
         Raises:
@@ -99,7 +99,8 @@ class Cluster:
         """
         if self._seal is None:
             self._seal = await asyncio.to_thread(seal_of, self.settings, open_keyring(self.settings))
-        sealed = closed(self._seal, INSTALLATION, list(requests), time.time_ns() // 1000)
+        caller = msgspec.structs.replace(INSTALLATION, team=team) if team else INSTALLATION
+        sealed = closed(self._seal, caller, list(requests), time.time_ns() // 1000)
         answers = _decode(await self.controller.ask.remote(sealed))
         refused = [answer["refused"] for answer in answers if answer["refused"]]
         if refused:

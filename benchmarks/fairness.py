@@ -46,7 +46,7 @@ async def crowd(running: Cluster, graph: CompiledGraph, runs: int) -> list[str]:
     """Have another team submit so many runs at once."""
     commands = [submission(graph, "many") for _ in range(runs)]
     for begun in range(0, runs, BATCH):
-        await running.ask(*commands[begun : begun + BATCH])
+        await running.ask(*commands[begun : begun + BATCH], team="many")
     return [command.run for command in commands]
 
 
@@ -68,8 +68,8 @@ async def sample(running: Cluster, graph: CompiledGraph, samples: int) -> list[s
     done: list[str] = []
     for _ in range(samples):
         command = submission(graph, "few")
-        await running.ask(command)
-        await running.ask(WatchRun(command.run, until_end=True))
+        await running.ask(command, team="few")
+        await running.ask(WatchRun(command.run, until_end=True), team="few")
         done.append(command.run)
     return done
 
