@@ -219,7 +219,7 @@ class Purse:
             Nano-dollars and tokens, then the same again; below 0: it does not fit.
         """
         account = self.account
-        ledger = account.present if hold.at_us < account.until_us else _NOTHING
+        ledger = account.seen_at(hold.at_us)
         if self.strict:
             money = ledger.spent_nanousd + ledger.held_nanousd + hold.nanousd + self.aside_nanousd
             tokens = ledger.spent_tokens + ledger.held_tokens + hold.tokens + self.aside_tokens

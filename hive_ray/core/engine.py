@@ -90,9 +90,6 @@ from hive_ray.graph.compiled import CompiledGraph
 Stands = Run | fleet.Agent | fleet.Fleet | longterm.Entry | longterm.Shelf | api_keys.ApiKey
 """What a command is about, as it stands afterwards."""
 
-SCAN_LIMIT = 64
-"""Stale or waiting queue entries looked at before an exchange gives up for this time."""
-
 
 class Engine:
     """Runs, fleet and graphs of one partition, and the only code that changes them.
@@ -174,9 +171,6 @@ class Engine:
         """Other limits are in force."""
         self.force = InForce(self.fleet.plan, self.fleet.changes)
         self.fleet.accounts.replan(self.force)
-        self._rehold()
-
-    def _rehold(self) -> None:
         held = ((self.payer(run), hold) for run in self.runs.values() for hold in holds_of(run))
         self.fleet.accounts.rehold(held)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from heapq import heappop, heappush, heapreplace
-from itertools import islice
 
 from hive_ray.core.plan import CLASSES
 
@@ -201,9 +200,6 @@ class Queue:
     def kept_by(self, ref: StepRef) -> str:
         """What a step waits for; empty: a worker."""
         return self._kept_by.get(ref, "")
-
-    def waiting_for(self, resource: str, most: int) -> list[StepRef]:
-        return [ref for ref, _, _ in islice(self._aside.get(resource, ()), most)]
 
     def remove(self, ref: StepRef, team: str, priority: int) -> None:
         """Take a step out, wherever it stands."""

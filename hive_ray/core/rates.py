@@ -69,16 +69,18 @@ class Rates:
             plan = force.rate(name)
             if plan is None:
                 continue
-            if plan.requests_per_minute:
-                wanted.append(((name, REQUESTS), 1))
-            if plan.tokens_per_minute and tokens:
-                wanted.append(((name, TOKENS), min(tokens, plan.tokens_per_minute)))
-            for key, units in wanted[-2:]:
-                limit = plan.tokens_per_minute if key[1] is TOKENS else plan.requests_per_minute
-                if key[0] == name and self._hand.get(key, 0) < units:
+            for kind, limit, units in (
+                (REQUESTS, plan.requests_per_minute, 1),
+                (TOKENS, plan.tokens_per_minute, min(tokens, plan.tokens_per_minute)),
+            ):
+                if not limit or not units:
+                    continue
+                key = (name, kind)
+                if self._hand.get(key, 0) < units:
                     wait_ms = self._draw(key, limit, units, mono_us // 1000)
                     if wait_ms:
                         return Late(f"rate/{name}", mono_us + 1000 * wait_ms)
+                wanted.append((key, units))
         for key, units in wanted:
             self._hand[key] -= units
         return None
