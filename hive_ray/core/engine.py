@@ -8,7 +8,7 @@ one command belong in one journal segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from hive_ray.core import (
     api_keys,
@@ -38,21 +38,14 @@ from hive_ray.core import run as runs
 from hive_ray.core.accounts import Purse, tokens_of
 from hive_ray.core.breaking import Breaking
 from hive_ray.core.commands import (
-    AllowSpending,
-    ApplyPlan,
     Cancel,
-    ChangeBudget,
-    ChangeRate,
-    ChangeRunsLimit,
     Command,
     Complete,
     CorrectCost,
     CreateKey,
     DeleteMemory,
-    ForceBreaker,
     Forget,
     Fork,
-    Maintain,
     Moment,
     Pause,
     PutMemory,
@@ -64,7 +57,6 @@ from hive_ray.core.commands import (
     RevokeKey,
     RollKey,
     Signal,
-    StopSpending,
     Submit,
 )
 from hive_ray.core.dispatch import Dispatch
@@ -818,15 +810,8 @@ _HANDLERS: dict[type[Any], Callable[[Engine, Any, Moment], Stands | Refused]] = 
     RaiseLevel: Engine.raise_level,
     PutMemory: Engine.put_memory,
     DeleteMemory: Engine.delete_memory,
-    ApplyPlan: Engine.steer,
-    ChangeBudget: Engine.steer,
-    ChangeRate: Engine.steer,
-    ChangeRunsLimit: Engine.steer,
-    ForceBreaker: Engine.steer,
-    StopSpending: Engine.steer,
-    AllowSpending: Engine.steer,
-    Maintain: Engine.steer,
     CreateKey: Engine.change_key,
     RollKey: Engine.change_key,
     RevokeKey: Engine.change_key,
+    **dict.fromkeys(get_args(steering.Steering), Engine.steer),
 }

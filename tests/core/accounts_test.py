@@ -22,7 +22,6 @@ from hive_ray.core.commands import (
 )
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.fleet import decode_fleet, encode_fleet
-from hive_ray.core.messages import Lease
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.core.run import RunStatus
 from tests.core.graphs import edge, graph, node
@@ -43,14 +42,6 @@ def crowd(runs: int, **accounts: AccountPlan) -> Story:
     for number in range(runs):
         story.submit(run=f"r{number}")
     return story
-
-
-def given(story: Story, most: int = 1000) -> list[Lease]:
-    """All that can be leased now, of whatever run."""
-    workers = list(story.engine.fleet.workers.values())
-    leases = [lease for one in workers for lease in story.engine.dispatch.admit(one, story.now, most)]
-    story.check()
-    return leases
 
 
 def spent(story: Story, name: str) -> int:
@@ -130,7 +121,7 @@ def test_a_wall_clock_that_goes_back_does_not_reopen_a_window():
 def test_of_fifty_runs_as_many_begin_as_the_budget_pays_for(scope: str):
     """The others wait while reservations may be released, and fail when the money is spent."""
     story = crowd(50, **{scope.replace("/", "__"): AccountPlan(LIMIT)})
-    out = given(story)
+    out = story.given()
     assert (len(out), held(story, scope)) == (20, 20 * COST)
 
     for lease in out:
@@ -153,7 +144,7 @@ def test_whatever_calls_cost_no_account_is_passed_by_a_nano_dollar(seed: int):
     for number in range(50):
         story.submit(chance.choice((PAID, OTHER)), f"r{number}", agent=chance.choice(("agent", "b")))
     charged = 0
-    out = given(story)
+    out = story.given()
     while out:
         lease = out.pop(chance.randrange(len(out)))
         kind = chance.choice(("", "", "", FailureKind.BAD_INPUT, FailureKind.TIMEOUT, "cancel"))
@@ -170,7 +161,7 @@ def test_whatever_calls_cost_no_account_is_passed_by_a_nano_dollar(seed: int):
             assert spent(story, name) + held(story, name) <= limit
         replayed = story.replayed().fleet.accounts
         assert replayed.by_name == story.engine.fleet.accounts.by_name
-        out += given(story)
+        out += story.given()
 
     assert {spent(story, name) for name in ("team/team", "pool/function")} == {charged}
     assert sum(run.spent_nanousd for run in story.engine.runs.values()) == charged
@@ -313,7 +304,7 @@ def test_a_warning_is_given_once_in_a_window():
 def test_spending_is_stopped_at_once_and_goes_on_where_it_stood(scope: str):
     """What runs may end; nothing more starts; no run is lost."""
     story = crowd(3)
-    lease = given(story, 1)[0]
+    lease = story.given(1)[0]
     assert story.steer(StopSpending(scope, content(), "ann")) is None
     assert story.leases() == {}
     story.succeed(lease, COST)
@@ -321,7 +312,7 @@ def test_spending_is_stopped_at_once_and_goes_on_where_it_stood(scope: str):
     assert story.leases() == {}
     assert story.replayed().fleet.stopped == {scope: "ann"}
     assert story.steer(AllowSpending(scope)) is None
-    assert len(given(story)) == 2
+    assert len(story.given()) == 2
 
 
 def test_during_maintenance_nothing_new_is_admitted_and_all_else_goes_on():
@@ -332,7 +323,7 @@ def test_during_maintenance_nothing_new_is_admitted_and_all_else_goes_on():
     assert isinstance(refused, Refused)
     assert (refused.problem, "ann" in refused.message) == ("maintenance", True)
     assert story.submit(run="r0").id == "r0", "a repeat of what was accepted is not new"
-    for lease in given(story):
+    for lease in story.given():
         story.succeed(lease, COST)
     assert story.steer(Maintain(False)) is None
     story.submit(run="n")
@@ -340,7 +331,7 @@ def test_during_maintenance_nothing_new_is_admitted_and_all_else_goes_on():
 
 def test_a_snapshot_of_the_fleet_gives_its_accounts_and_changes_back():
     story = crowd(3, team__team=AccountPlan(LIMIT))
-    story.succeed(given(story, 1)[0], 17)
+    story.succeed(story.given(1)[0], 17)
     story.steer(ChangeBudget("pool/function", AccountPlan(5)))
     story.steer(StopSpending("pool/llm"))
     fleet = story.engine.fleet

@@ -15,18 +15,11 @@ STEP = graph([node("work")], [])
 TALK = graph([node("work"), human("ask", "y"), node("end")], [edge("work", "ask"), edge("ask", "end")])
 
 
-def leased(story: Story) -> list[Lease]:
-    workers = list(story.engine.fleet.workers.values())
-    found = [lease for one in workers for lease in story.engine.dispatch.admit(one, story.now, 1000)]
-    story.check()
-    return found
-
-
 def later(story: Story, us: int) -> list[Lease]:
     """What can be leased when some time has passed."""
     story.now_us += us
     story.engine.dispatch.fire(story.now_us)
-    return leased(story)
+    return story.given()
 
 
 def rated(runs: int, **rates: RatePlan) -> Story:
@@ -40,7 +33,7 @@ def rated(runs: int, **rates: RatePlan) -> Story:
 def test_no_minute_sees_more_than_a_burst_and_what_flows_in():
     """A bucket of one minute's worth, then one by one; what waits starts by itself in time."""
     story = rated(200, pool__function=RatePlan(60))
-    starts = [0] * len(leased(story))
+    starts = [0] * len(story.given())
     for second in range(1, 120):
         starts += [second] * len(later(story, 1_000_000))
     assert starts.count(0) == 60
@@ -49,7 +42,7 @@ def test_no_minute_sees_more_than_a_burst_and_what_flows_in():
 
 def test_a_rate_is_changed_live():
     story = rated(100, pool__function=RatePlan(6))
-    assert len(leased(story)) == 6
+    assert len(story.given()) == 6
     assert story.steer(ChangeRate("pool/function", RatePlan(0), content(), "ann")) is None
     assert len(later(story, 1)) == 94
     assert story.steer(ChangeRate("agent/team/agent", RatePlan(6))) is not None
@@ -59,7 +52,7 @@ def test_buckets_are_empty_after_a_restart():
     """Nobody knows what the minute before it saw: no more starts than without it."""
     story = rated(100, pool__function=RatePlan(60))
     story.engine.rates.begin_empty(story.now_us)
-    assert leased(story) == []
+    assert story.given() == []
     assert len(later(story, 10_000_000)) == 10
 
 
@@ -104,10 +97,10 @@ def limited(runs: int, limit: int, agent: int = 0) -> Story:
 
 def test_runs_above_the_limit_wait_and_begin_in_order():
     story = limited(5, 2)
-    out = leased(story)
+    out = story.given()
     assert [lease.run for lease in out] == ["r0", "r1"]
     story.fail(out[0])
-    assert [lease.run for lease in leased(story)] == ["r2"]
+    assert [lease.run for lease in story.given()] == ["r2"]
     assert len(story.engine.entrance) == 2
 
 
@@ -115,33 +108,33 @@ def test_a_run_that_waits_for_a_person_holds_no_place():
     """It goes on at once when it is answered, even if others took its place."""
     story = limited(3, 1)
     for number in range(3):
-        (lease,) = leased(story)
+        (lease,) = story.given()
         assert lease.run == f"r{number}"
         story.succeed(lease)
     for number in range(3):
         story.resolve("approve", run=f"r{number}")
-    assert len(leased(story)) == 3
+    assert len(story.given()) == 3
 
 
 def test_the_limit_of_an_agent_keeps_no_other_agent_of_its_team_waiting():
     story = limited(3, 10, agent=1)
     story.submit(run="s", agent="other")
-    assert sorted(lease.run for lease in leased(story)) == ["r0", "s"]
+    assert sorted(lease.run for lease in story.given()) == ["r0", "s"]
 
 
 def test_a_cancelled_run_at_the_entrance_never_begins():
     story = limited(3, 1)
     story.tell(Cancel("r1"))
     story.tell(Cancel("r0"))
-    assert [lease.run for lease in leased(story)] == ["r2"]
+    assert [lease.run for lease in story.given()] == ["r2"]
 
 
 def test_higher_classes_go_in_first():
     story = limited(1, 1)
     story.submit(run="b", priority=2)
     story.submit(run="i", priority=0)
-    story.fail(leased(story)[0])
-    assert [lease.run for lease in leased(story)] == ["i"]
+    story.fail(story.given()[0])
+    assert [lease.run for lease in story.given()] == ["i"]
 
 
 def test_raising_the_limit_lets_more_in_at_once():
@@ -149,14 +142,14 @@ def test_raising_the_limit_lets_more_in_at_once():
     assert story.steer(ChangeRunsLimit("agent/team/agent", 10)) is None
     assert len(story.engine.entrance) == 4, "the team's own limit still holds"
     assert story.steer(ChangeRunsLimit("team/team", 3)) is None
-    assert len(leased(story)) == 3
+    assert len(story.given()) == 3
     assert story.steer(ChangeRunsLimit("team/team", -2)) is not None
 
 
 def test_the_entrance_is_made_again_from_the_runs():
     """After a restart the same runs wait, in the same order."""
     story = limited(5, 2)
-    story.fail(leased(story)[0])
+    story.fail(story.given()[0])
     again = story.replayed()
     assert len(again.entrance) == len(story.engine.entrance) == 2
     for run in list(again.runs):
@@ -201,10 +194,10 @@ def shared(slots: int, spare: int) -> Story:
 def test_the_last_slots_are_kept_for_teams_that_have_few():
     """Whoever comes need not wait for an end."""
     story = shared(32, 2)
-    assert len(leased(story)) == 30
+    assert len(story.given()) == 30
     for number in range(3):
         story.submit(run=f"few{number}", team="few")
-    assert [lease.run for lease in leased(story)] == ["few0", "few1"]
+    assert [lease.run for lease in story.given()] == ["few0", "few1"]
 
 
 def test_a_team_alone_fills_the_pool_and_so_does_one_in_a_small_pool():
@@ -212,13 +205,13 @@ def test_a_team_alone_fills_the_pool_and_so_does_one_in_a_small_pool():
     alone.plan(spare_slots={"function": 2})
     for number in range(40):
         alone.submit(run=f"r{number}")
-    assert len(leased(alone)) == 32
-    assert len(leased(shared(4, 2))) == 4
+    assert len(alone.given()) == 32
+    assert len(shared(4, 2).given()) == 4
 
 
 def test_two_teams_that_want_everything_share_what_is_not_kept():
     story = shared(32, 4)
     for number in range(64):
         story.submit(run=f"few{number}", team="few")
-    teams = [lease.team for lease in leased(story)]
+    teams = [lease.team for lease in story.given()]
     assert sorted((teams.count("few"), teams.count("many"))) == [14, 14]

@@ -206,6 +206,13 @@ class Story:
         self.check()
         return found
 
+    def given(self, most: int = 1000) -> list[Lease]:
+        """Give out work, of whatever run: all that can start now."""
+        workers = list(self.engine.fleet.workers.values())
+        found = [lease for one in workers for lease in self.engine.dispatch.admit(one, self.now, most)]
+        self.check()
+        return found
+
     def _label(self, lease: Lease) -> str:
         run = self.engine.runs[lease.run]
         label = self.engine.graphs[lease.graph].nodes[lease.node].id
