@@ -78,6 +78,8 @@ ROUTES: dict[tuple[str, str], Needs] = {
     ("GET", "/v1/breakers"): (Scope.READ, Scope.OPERATE),
     ("GET", "/v1/breakers/{name:path}"): (Scope.READ, Scope.OPERATE),
     ("PUT", "/v1/breakers/{name:path}"): ADMIN,
+    ("GET", "/v1/ladders"): (Scope.READ, Scope.OPERATE),
+    ("GET", "/v1/ladders/{model}"): (Scope.READ, Scope.OPERATE),
     ("POST", "/v1/estimate"): (Scope.SUBMIT, Scope.READ),
     ("GET", "/v1/maintenance"): "known",
     ("POST", "/v1/maintenance"): ADMIN,

@@ -15,6 +15,7 @@ from hive_ray.control import budget_views as b
 from hive_ray.control import outbox_views as o
 from hive_ray.control import queries as q
 from hive_ray.control.breaker_views import GetBreaker, ListBreakers
+from hive_ray.control.ladder_views import GetLadder, ListLadders
 from hive_ray.core import commands as c
 from hive_ray.core.commands import Refused
 from hive_ray.core.engine import Engine
@@ -73,6 +74,8 @@ NEEDS: dict[type[Any], tuple[Scope, ...]] = {
     b.GetMaintenance: ANY,
     GetBreaker: (READ, OPERATE),
     ListBreakers: (READ, OPERATE),
+    GetLadder: (READ, OPERATE),
+    ListLadders: (READ, OPERATE),
     b.GetPlan: (ADMIN,),
     o.ListOutbox: (READ, OPERATE),
     q.WhoAmI: (),

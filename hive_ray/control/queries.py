@@ -12,6 +12,7 @@ import msgspec
 from hive_ray.control import views
 from hive_ray.control.breaker_views import BreakerQuery
 from hive_ray.control.budget_views import BudgetQuery
+from hive_ray.control.ladder_views import LadderQuery
 from hive_ray.control.outbox_views import ListOutbox
 from hive_ray.control.standing import standing
 from hive_ray.control.views import Answer
@@ -324,6 +325,7 @@ Query = (
     | ListKeys
     | BudgetQuery
     | BreakerQuery
+    | LadderQuery
     | ListOutbox
 )
 QUERIES: tuple[type[Any], ...] = get_args(Query)

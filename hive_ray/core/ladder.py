@@ -83,6 +83,15 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     bad: bool
 
 
+class Tally(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What calls came to."""
+
+    calls: int = 0
+    failures: int = 0
+    p95_us: int = 0
+    """Of what they took; 0: there were none."""
+
+
 class Samples:
     """What is known of a model at its present level, and of the one above; times are monotonic."""
 
@@ -131,17 +140,24 @@ def percentile_95(durations: Sequence[int]) -> int:
     return ordered[-(-95 * len(ordered) // 100) - 1]
 
 
+def tally(calls: Sequence[Sample]) -> Tally:
+    """What calls came to."""
+    if not calls:
+        return Tally()
+    p95_us = percentile_95([sample.duration_us for sample in calls])
+    return Tally(len(calls), sum(sample.bad for sample in calls), p95_us)
+
+
 def leads_down(plan: LadderPlan, calls: Sequence[Sample]) -> str:
     """Why the calls of a window lead a rung down; empty if they do not."""
     if len(calls) < max(plan.min_calls, 1):
         return ""
     window_s = plan.window_us / 1e6
-    errors = sum(sample.bad for sample in calls)
-    if plan.error_percent and errors * 100 >= plan.error_percent * len(calls):
-        return f"{errors} of {len(calls)} calls failed in {window_s:g} s"
-    p95_us = percentile_95([sample.duration_us for sample in calls])
-    if plan.latency_us and p95_us > plan.latency_us:
-        return f"p95 of {len(calls)} calls in {window_s:g} s is {p95_us / 1e6:.3g} s"
+    seen = tally(calls)
+    if plan.error_percent and seen.failures * 100 >= plan.error_percent * seen.calls:
+        return f"{seen.failures} of {seen.calls} calls failed in {window_s:g} s"
+    if plan.latency_us and seen.p95_us > plan.latency_us:
+        return f"p95 of {seen.calls} calls in {window_s:g} s is {seen.p95_us / 1e6:.3g} s"
     return ""
 
 

@@ -17,11 +17,13 @@ from hive_ray.core.ladder import (
     Lowered,
     Sample,
     Samples,
+    Tally,
     is_calm,
     leads_down,
     leads_up,
     level_by_budget,
     lowered,
+    tally,
 )
 from hive_ray.core.messages import ASKS_MODEL, Outcome, StepKind, subject_of
 from hive_ray.core.plan import AccountPlan, Action
@@ -80,6 +82,7 @@ class Lowering:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._samples: dict[str, Samples] = {}
+        self._mono_us = 0
 
     # --- before a step ---------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class Lowering:
         plan = self._engine.force.plan.ladders.get(terms.name) if terms.model is not None else None
         if plan is None:
             return terms
-        fleet_level = min(self._level(terms.name).level, len(plan.rungs))
+        fleet_level = min(self.level(terms.name).level, len(plan.rungs))
         by_budget, _ = self.own_level(root, step.pool, terms.subject, plan, now)
         own = max(least, run.degraded, root.degraded, by_budget)
         level, trial = max(fleet_level, min(own, len(plan.rungs))), False
@@ -179,15 +182,17 @@ class Lowering:
         bad = outcome.failure in BAD
         if outcome.failure and not bad:
             return
-        level = self._level(attempt.model).level
+        level = self.level(attempt.model).level
         if attempt.level != level - attempt.trial:
             return  # It began on another rung: a run's own level, or the one before the last change.
         duration_us = outcome.usage.latency_us if outcome.usage is not None else 0
+        self._mono_us = max(self._mono_us, now.mono_us)
         sample = Sample(now.mono_us, duration_us or outcome.duration_us, bad)
         self._samples_of(attempt.model, level).add(sample, attempt.trial)
 
     def sweep(self, now: Moment) -> None:
         """Go a rung down or up where the last calls say so."""
+        self._mono_us = now.mono_us
         for name, plan in self._engine.force.plan.ladders.items():
             self._consider(name, plan, now)
         for name in [name for name, one in self._engine.fleet.ladders.items() if one.level]:
@@ -195,7 +200,7 @@ class Lowering:
                 self._engine.record([Draft(ev.ModelRestored("", name, 0, "it has no ladder any more"))], now)
 
     def _consider(self, name: str, plan: LadderPlan, now: Moment) -> None:
-        state = self._level(name)
+        state = self.level(name)
         level = min(state.level, len(plan.rungs))
         samples = self._samples_of(name, state.level)
         why = leads_down(plan, samples.calls(now.mono_us - plan.window_us)) if level < len(plan.rungs) else ""
@@ -210,8 +215,19 @@ class Lowering:
         if up and is_calm(plan, state, now.wall_us):
             self._engine.record([Draft(ev.ModelRestored("", name, level - 1, up))], now)
 
-    def _level(self, name: str) -> Level:
+    def level(self, name: str) -> Level:
+        """Where a model stands."""
         return self._engine.fleet.ladders.get(name, _AT_FIRST)
+
+    def seen(self, name: str, window_us: int) -> tuple[Tally, Tally]:
+        """What the calls of a model's level came to over a window, and its last trials.
+
+        The window ends when time was looked at last.
+        """
+        known = self._samples.get(name)
+        if known is None or known.level != self.level(name).level:
+            return Tally(), Tally()
+        return tally(known.calls(self._mono_us - window_us)), tally(known.trials)
 
     def _samples_of(self, name: str, level: int) -> Samples:
         known = self._samples.get(name)
