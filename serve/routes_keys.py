@@ -102,4 +102,5 @@ def _told(key: KeyView) -> dict[str, Any]:
         "old_secret_until": shapes.iso(key.old_until_us) if key.old_until_us > now_us else None,
         "revoked_at": shapes.iso(key.revoked_us),
         "revoked_by": key.revoked_by or None,
+        "last_used_on": shapes.day(key.used_us),
     }

@@ -37,6 +37,12 @@ def iso(at_us: int) -> str | None:
     return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def day(at_us: int) -> str | None:
+    """The day of UTC: ``2026-11-30``."""
+    told = iso(at_us)
+    return told[:10] if told is not None else None
+
+
 def value(item: Value) -> Json:
     """A value if it is inline, else its size: the result's own page has all of it."""
     return {"$blob": True, "size_bytes": item.size} if item.blob else decode(item)

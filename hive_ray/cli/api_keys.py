@@ -56,7 +56,9 @@ def list_keys(url: Url = "", config: Config = None, as_json: Json = False) -> No
     for key in found:
         until = key["revoked_at"] or key["expires_at"] or "no end"
         scopes = ",".join(key["scopes"])
-        print(f"{key['key_id']}  {key['status']:<8} {key['team']:<12} {key['name']:<20} {scopes:<28} {until}")
+        used = key["last_used_on"] or "never"
+        of = f"{key['team']:<12} {key['name']:<20} {scopes:<28}"
+        print(f"{key['key_id']}  {key['status']:<8} {of} used {used:<10}  {until}")
 
 
 @keys.command()

@@ -368,10 +368,13 @@ class ControllerImpl:
 
     async def _answer(self, asked: Asked) -> Answer:
         try:
-            keys = self._ready().engine.fleet.api_keys
-            entered = self._door.enter(asked, keys, time.time_ns() // 1000)
+            shell = self._ready()
+            entered = self._door.enter(asked, shell.engine.fleet.api_keys, time.time_ns() // 1000)
             if isinstance(entered, Refused):
                 return Answer(refused=entered)
+            if asked.caller.key:
+                shell.key_used(asked.caller.key, clock())
+                self._flush_soon()
             return await self._entered(entered)
         except (Unavailable, StoreError, KeysRefused) as error:
             return Answer(refused=Refused("unavailable", str(error), 1.0))

@@ -30,7 +30,7 @@ from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.timers import Backoff, Deadline, Timers
 from hive_ray.control.watchers import Watchers
 from hive_ray.control.withheld import Withheld
-from hive_ray.core import affording, features, sealing
+from hive_ray.core import affording, api_keys, features, sealing
 from hive_ray.core import events as ev
 from hive_ray.core.commands import ApplyPlan, Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
@@ -471,6 +471,11 @@ class Shell:
                 self._command(call, command, refused or let(self.engine))
 
         decide(None)
+
+    def key_used(self, key: str, clock: Clock) -> None:
+        """An API key has let somebody in."""
+        now = self._at(clock)
+        self.engine.record(api_keys.used(self.engine.fleet.api_keys, key, now), now)
 
     def _command(self, call: int, command: Command, refused: Refused | None) -> None:
         refused = refused or features.refuse(command, self.engine.fleet.feature_level)

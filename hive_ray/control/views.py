@@ -172,6 +172,8 @@ class KeyView(msgspec.Struct, frozen=True):
     old_until_us: int
     revoked_us: int
     revoked_by: str
+    used_us: int
+    """Of the day of UTC on which it was used last, the first use; 0: never."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -221,6 +223,7 @@ def key_view(key: ApiKey) -> KeyView:
         key.old_until_us,
         key.revoked_us,
         key.revoked_by,
+        key.used_us,
     )
 
 

@@ -2,7 +2,7 @@
 
 A key is created, rolled (a new secret; the old one is good for a grace time) and revoked, each once and each
 an event. It ends by itself at ``expires_us``, by the wall clock. A key that has ended stays listed, so that
-the audit can tell whose it was.
+the audit can tell whose it was. That it was used is an event once a day: more would be a write per request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hive_ray.core.principals import Principal, Scope
 
 MOST_KEYS = 10_000
 """Keys of one installation, those that have ended included."""
+DAY_US = 24 * 3600 * 1_000_000
 
 
 class ApiKey(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +41,8 @@ class ApiKey(msgspec.Struct, frozen=True, array_like=True):
     rolled_us: int = 0
     revoked_us: int = 0
     revoked_by: str = ""
+    used_us: int = 0
+    """When it first let somebody in on the last day of UTC on which it did."""
 
     def status(self, wall_us: int) -> str:
         """``valid``, ``expired`` or ``revoked``."""
@@ -116,6 +119,14 @@ def revoke(keys: Keys, command: RevokeKey) -> list[Draft] | Refused:
     return [Draft(ev.ApiKeyRevoked("", key.id, key.team, command.principal))]
 
 
+def used(keys: Keys, key_id: str, now: Moment) -> list[Draft]:
+    """A key lets somebody in: told once on a day, and never of a day before the last one."""
+    key = keys[key_id]
+    if now.wall_us // DAY_US <= key.used_us // DAY_US:
+        return []
+    return [Draft(ev.ApiKeyUsed("", key.id, key.team))]
+
+
 def no_key(key: str) -> Refused:
     return Refused("not_found", f"no key {key}: `hive-ray keys list` shows them")
 
@@ -129,7 +140,9 @@ def admins(keys: Keys, wall_us: int) -> list[ApiKey]:
 
 
 def evolve(
-    keys: dict[str, ApiKey], event: ev.ApiKeyCreated | ev.ApiKeyRolled | ev.ApiKeyRevoked, at_us: int
+    keys: dict[str, ApiKey],
+    event: ev.ApiKeyCreated | ev.ApiKeyRolled | ev.ApiKeyRevoked | ev.ApiKeyUsed,
+    at_us: int,
 ) -> None:
     """Apply one event of a key."""
     match event:
@@ -158,3 +171,5 @@ def evolve(
             keys[event.key] = msgspec.structs.replace(
                 keys[event.key], revoked_us=at_us, revoked_by=event.principal
             )
+        case ev.ApiKeyUsed():
+            keys[event.key] = msgspec.structs.replace(keys[event.key], used_us=at_us)

@@ -695,6 +695,13 @@ class ApiKeyRevoked(Event, frozen=True, gc=False):
     principal: str = ""
 
 
+class ApiKeyUsed(Event, frozen=True, gc=False):
+    """A key let somebody in, for the first time on a day of UTC."""
+
+    key: str
+    team: str
+
+
 # --- what is told outside ------------------------------------------------------------------------
 
 
@@ -784,7 +791,7 @@ EVENTS: dict[str, type[Event]] = {
         BreakerOpened, BreakerHalfOpened, BreakerClosed, BreakerForced,
         NotificationQueued, NotificationDelayed, NotificationDelivered, NotificationFailed,
         SpendingStopped, SpendingAllowed, MaintenanceBegan, MaintenanceEnded, AllowanceGranted,
-        ApiKeyCreated, ApiKeyRolled, ApiKeyRevoked,
+        ApiKeyCreated, ApiKeyRolled, ApiKeyRevoked, ApiKeyUsed,
         PolicyDecided, StepRouted,
     )
 }  # fmt: skip

@@ -123,7 +123,7 @@ def evolve(fleet: Fleet, event: ev.Event, content: StepContent, at_us: int) -> N
             fleet.feature_level = event.level
         case ev.AgentRegistered():
             fleet.agents[f"{event.team}/{event.name}"] = Agent(event.name, event.graph, at_us)
-        case ev.ApiKeyCreated() | ev.ApiKeyRolled() | ev.ApiKeyRevoked():
+        case ev.ApiKeyCreated() | ev.ApiKeyRolled() | ev.ApiKeyRevoked() | ev.ApiKeyUsed():
             api_keys.evolve(fleet.api_keys, event, at_us)
         case _ if isinstance(event, outbox.Told):
             outbox.evolve(fleet.outbox, event, content, at_us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hive_ray.control import buckets
-from hive_ray.core import features
+from hive_ray.core import api_keys, features
 from hive_ray.core.api_keys import ApiKey
 from hive_ray.core.commands import Command, CreateKey, Moment, RaiseLevel, Refused, RevokeKey, RollKey
 from hive_ray.core.engine import Engine
@@ -119,6 +119,20 @@ def test_an_unknown_key_is_named(engine: Engine):
         answer = refused(engine, command)
         assert answer.problem == "not_found"
         assert "no key x" in answer.message
+
+
+def test_use_of_a_key_is_told_once_a_day(engine: Engine):
+    """Of UTC; a clock that goes back tells nothing."""
+    asked(engine, made())
+    told: list[int] = []
+    for wall_us in (DAY_US - 1, DAY_US, 2 * DAY_US - 1, DAY_US - 1, 3 * DAY_US):
+        now, seq = Moment(wall_us), engine.seq
+        engine.record(api_keys.used(engine.fleet.api_keys, "k", now), now)
+        told += [wall_us] if engine.seq > seq else []
+
+    assert told == [DAY_US, 3 * DAY_US]
+    assert engine.fleet.api_keys["k"].used_us == 3 * DAY_US
+    assert decode_fleet(encode_fleet(engine.fleet)).api_keys == engine.fleet.api_keys
 
 
 def test_keys_are_in_snapshots(engine: Engine):

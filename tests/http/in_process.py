@@ -47,6 +47,8 @@ class Face:
         entered = self.door.enter(asked, driver.engine.fleet.api_keys, wall_us)
         if isinstance(entered, Refused):
             return Answer(refused=entered)
+        if asked.caller.key:
+            driver.shell.key_used(asked.caller.key, driver.clock)
         request, call = entered.request, driver.call()
 
         def let(engine: Engine) -> Refused | None:

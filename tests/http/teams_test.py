@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from hive_ray.control.api_secrets import digest, mint, pepper_of
+from hive_ray.control.api_secrets import digest, id_of, mint, pepper_of
 from hive_ray.control.shell import Clock
 from hive_ray.core.commands import CreateKey
 from hive_ray.state.memory_store import forget_memory
@@ -304,3 +304,25 @@ async def test_totals_of_all_teams_are_for_admins(teams: Teams):
     assert "hive_live_runs" in theirs
     assert (await teams.call(None, "GET", "/metrics")).status_code == 401
     assert (await teams.call(None, "GET", "/healthz")).status_code == 200
+
+
+async def test_a_key_shows_the_day_on_which_it_was_used_last(teams: Teams):
+    """One event a day, whatever it asks for; one that was never used says so."""
+
+    async def used() -> dict[str, Any]:
+        keys = (await teams.call(teams.root, "GET", "/v1/keys")).json()["keys"]
+        return {key["name"]: key["last_used_on"] for key in keys}
+
+    clock = teams.face.driver.clock
+    today = time.strftime("%Y-%m-%d", time.gmtime(clock.wall_us / 1e6))
+    before = await used()
+    seq = teams.face.driver.engine.seq
+    for _ in range(3):
+        assert (await teams.call(teams.acme, "GET", "/v1/runs")).status_code == 200
+    key_id = id_of(teams.other["Authorization"].removeprefix("Bearer ")) or ""
+    wrong = {"Authorization": f"Bearer {mint(key_id).secret}"}
+    assert (await teams.call(wrong, "GET", "/v1/runs")).status_code == 401
+
+    assert before == {"root": today, "acme": None, "other": None}
+    assert await used() == {"root": today, "acme": today, "other": None}
+    assert teams.face.driver.engine.seq == seq + 1
