@@ -134,7 +134,9 @@ def test_a_revoked_key_is_refused_at_once_and_its_run_goes_on(closed: Installati
 
 
 def test_a_rolled_key_changes_hands_without_a_gap(closed: Installation):
+    """And is listed with the day of its use from then on."""
     key = made(closed, "--team", "acme", "--scopes", "read")
+    listed = cli(closed, "keys", "list").stdout.splitlines()
 
     rolled = json.loads(cli(closed, "keys", "roll", key["key_id"], "--grace", "1h", "--json").stdout)
 
@@ -142,6 +144,9 @@ def test_a_rolled_key_changes_hands_without_a_gap(closed: Installation):
     for secret in (key["secret"], rolled["secret"]):
         with client(closed, secret) as theirs:
             assert theirs.get("/v1/whoami")["team"] == "acme"
+    assert "used never" in next(line for line in listed if line.startswith(key["key_id"]))
+    used = json.loads(cli(closed, "keys", "list", "--json").stdout)
+    assert next(one for one in used if one["key_id"] == key["key_id"])["last_used_on"]
 
 
 def test_who_did_what_is_told(closed: Installation, root: str):
