@@ -24,6 +24,8 @@ MESSAGE_BYTES = 32
 """What stands around a message: its role, ``error:``, a provider's separators."""
 ANSWER_BYTES = 320
 """What a loop itself says to a call or to a message without one, but for the names of its outputs."""
+EDIT_BYTES = 96
+"""What is said beside the arguments to which a person changed a call."""
 CALL_BYTES = 32
 """The shortest call in a message."""
 
@@ -128,6 +130,8 @@ def _conversation_bytes(node: NodePlan, turns: Iterable[Turn]) -> int:
 
 def _turn_bytes(turn: Turn, own: int) -> int:
     size = value_bytes(turn.value) + len(turn.call_id.encode()) + len(turn.name.encode()) + MESSAGE_BYTES
+    if turn.edited is not None:
+        size += EDIT_BYTES + _object_bytes(turn.edited)
     return size + _answers(turn) * own if turn.role == "assistant" else size
 
 

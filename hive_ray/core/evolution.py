@@ -195,9 +195,7 @@ def _loop_step(loop: Loop, step: Step, content: StepContent, usage: Usage | None
         loop.turns += step.kind is not StepKind.TOOL
         return
     if step.kind is StepKind.TOOL:
-        result = content.outputs["result"]
-        loop.results[step.turn] = Turn("tool", result, loop.calls[step.turn].call_id, step.name)
-        loop.appended_bytes += result.size
+        _tool_turn(loop, step, content.outputs["result"])
         return
     loop.turns += 1
     if content.delta is not None:
@@ -251,9 +249,11 @@ def _see(run: Run, attempt: str) -> None:
     run.unseen_holds.pop(attempt, None)
 
 
-def _tool_turn_failed(loop: Loop, step: Step, message: str) -> None:
-    value = inline(message)
-    loop.results[step.turn] = Turn("tool", value, loop.calls[step.turn].call_id, step.name, True)
+def _tool_turn(loop: Loop, step: Step, value: Value, failed: bool = False) -> None:
+    call = loop.calls[step.turn]
+    permitted = step.permit.arguments if step.permit is not None else None
+    edited = permitted if permitted != call.arguments else None
+    loop.results[step.turn] = Turn("tool", value, call.call_id, step.name, failed, edited=edited)
     loop.appended_bytes += value.size
 
 
@@ -262,7 +262,7 @@ def _tool_call_failed(run: Run, event: ev.ToolCallFailed, content: StepContent, 
     step = visit.steps.pop(event.call)
     assert visit.loop is not None
     if content is not ERASED:
-        _tool_turn_failed(visit.loop, step, content.message)
+        _tool_turn(visit.loop, step, inline(content.message), failed=True)
 
 
 def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, at_us: int) -> None:

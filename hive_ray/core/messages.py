@@ -56,6 +56,8 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     failed: bool = False
     answers: int = -1
     """Calls in an assistant's message, each of which is answered; -1: written by 0.1.0, not counted."""
+    edited: dict[str, Value] | None = None
+    """Of a call that a person changed: the arguments in the place of those in the model's message."""
 
 
 class MemoryRead(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -273,8 +273,9 @@ class Executor:
     ) -> Situation:
         outputs = await self._decoded_async(lease.outputs)
         spoken = await self._decoded_async({str(i): turn.value for i, turn in enumerate(lease.conversation)})
+        edits = [turn.edited and await self._decoded_async(turn.edited) for turn in lease.conversation]
         conversation = tuple(
-            Entry(turn.role, spoken[str(i)], turn.call_id, turn.name, turn.failed)
+            Entry(turn.role, spoken[str(i)], turn.call_id, turn.name, turn.failed, edits[i])
             for i, turn in enumerate(lease.conversation)
         )
         tools: tuple[ToolSchema, ...] = ()

@@ -105,6 +105,7 @@ class Entry:
     call_id: str = ""
     name: str = ""
     failed: bool = False
+    edited: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,7 @@ def _answer(
 ) -> ToolMessage:
     entry = results.get(call.id)
     if entry is not None:
-        return ToolMessage(call.id, call.name, as_text(entry.value), entry.failed)
+        return ToolMessage(call.id, call.name, _edit_of(entry) + as_text(entry.value), entry.failed)
     if call.name == ASK_USER:
         return ToolMessage(call.id, call.name, ACKNOWLEDGED)
     if call.name == SET_OUTPUT:
@@ -235,6 +236,13 @@ def _answer(
             problem = ""
         return ToolMessage(call.id, call.name, problem or ACKNOWLEDGED, bool(problem))
     return ToolMessage(call.id, call.name, "this call was not carried out", failed=True)
+
+
+def _edit_of(entry: Entry) -> str:
+    """That what follows came of other arguments than the model's own: it must not reason from those."""
+    if entry.edited is None:
+        return ""
+    return f"[A person changed the arguments of this call to {as_text(entry.edited)}]\n"
 
 
 def set_output_problem(node: NodePlan, arguments: Any) -> str:

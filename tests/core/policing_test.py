@@ -156,6 +156,28 @@ def test_the_model_of_a_loop_is_told_of_a_rejection():
     assert [decode(turn.value) for turn in said] == ["REJECTED: keep it"]
 
 
+def test_the_model_of_a_loop_is_told_of_other_arguments_and_of_no_others():
+    """Whatever comes of the call; what was approved as it stood is the model's own."""
+    story = ruled(TALKING, rule("money", "require_approval", tags=("moves_money",)))
+    story.turn(story.lease("talk"), "pay", "pay", "pay")
+    for answer in ({"n": 7}, {"n": 8}, {}):
+        assert "talk" not in story.leases()
+        story.resolve("edit" if answer else "approve", **answer)
+        lease = story.lease("talk/pay")
+        if answer == {"n": 8}:
+            story.fail(lease, FailureKind.BAD_INPUT)
+        else:
+            story.succeed(lease, result="done")
+
+    said = [turn for turn in story.lease("talk").conversation if turn.role == "tool"]
+    assert [(turn.edited, turn.failed) for turn in said] == [
+        ({"n": inline(7)}, False),
+        ({"n": inline(8)}, True),
+        (None, False),
+    ]
+    assert story.replayed().runs["r"].visits == story.engine.runs["r"].visits
+
+
 def test_an_edit_gives_other_arguments_and_the_same_rule_does_not_ask_again():
     story = ruled(CALLING, BIG, amount=200)
     story.leases()

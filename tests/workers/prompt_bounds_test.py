@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.ladder import LadderPlan, Level, Rung
-from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Usage
+from hive_ray.core.messages import Lease, StepContent, StepKind, ToolCall, Turn, Usage
 from hive_ray.core.values import decode, inline
 from hive_ray.graph.compiled import CompiledGraph, ModelPlan, NodeKind
 from hive_ray.graph.compiler import CompileEnvironment, ModelInfo, compile_graph
 from hive_ray.graph.compiler import ToolInfo as CompilerTool
 from hive_ray.graph.load import parse_graph
+from hive_ray.graph.policies import Effect, RulePlan
 from hive_ray.graph.wording import ASK_USER, SET_OUTPUT, ToolSchema
 from hive_ray.workers.llm import Answer
 from hive_ray.workers.llm_steps import Produced, behaviour
@@ -51,6 +52,7 @@ templates = st.lists(
 names = st.lists(st.sampled_from(("o", "résultat", "a_long_name_of_an_output", "p")), unique=True, max_size=3)
 
 TOOL = ToolSchema("search", 'Find "it".', {"type": "object", "properties": {"q": {"type": "string"}}})
+SHOWN_BYTES = len(msgspec.json.encode({"description": TOOL.description, "schema": TOOL.schema}))
 
 
 @st.composite
@@ -81,10 +83,9 @@ def graphs(draw: st.DrawFn) -> CompiledGraph:
         "id": "g", "nodes": [asked, *behind], "edges": chosen, "entry_node": "a",
         "identity_prompt": draw(texts),
     }  # fmt: skip
-    shown = msgspec.json.encode({"description": TOOL.description, "schema": TOOL.schema})
     environment = CompileEnvironment(
         models={"m": ModelInfo(TOKEN_NANOUSD, 0, 16)},
-        tools={"search": CompilerTool(pool="function", idempotent=True, schema_bytes=len(shown))},
+        tools={"search": CompilerTool(pool="function", idempotent=True, schema_bytes=SHOWN_BYTES)},
     )
     return compile_graph(parse_graph(spec), environment)
 
@@ -149,6 +150,32 @@ def test_nor_is_it_on_any_rung_of_a_ladder(data: st.DataObject):
             _step(story, graph, lease, data)
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=(HealthCheck.too_slow,))
+@given(st.data())
+def test_nor_with_arguments_that_a_person_gave(data: st.DataObject):
+    """Each call is asked about, and most are changed."""
+    node = {"id": "a", "node_type": "event_loop", "output_keys": ["o"], "model": "m", "tools": ["search"]}
+    model = ModelInfo(TOKEN_NANOUSD, 0, 16)
+    tool = CompilerTool(pool="function", idempotent=True, schema_bytes=SHOWN_BYTES)
+    environment = CompileEnvironment(models={"m": model}, tools={"search": tool})
+    graph = compile_graph(parse_graph({"id": "g", "nodes": [node], "edges": []}), environment)
+    story = Story(graph)
+    story.plan(policies=(RulePlan("ask", Effect.REQUIRE_APPROVAL, tools=("search",)),))
+    story.submit(budget_nanousd=10**12)
+
+    for _ in range(MOST_STEPS):
+        leases = list(story.leases().values())
+        for lease in leases:
+            _step(story, graph, lease, data)
+        if any(visit.wait is not None for visit in story.engine.runs["r"].visits.values()):
+            if story.wait()[1].reason == "client":
+                story.signal(data.draw(texts))
+            else:
+                story.resolve("edit", **data.draw(st.dictionaries(texts, values, max_size=3)))
+        elif not leases:
+            break
+
+
 def _step(story: Story, graph: CompiledGraph, lease: Lease, data: st.DataObject) -> None:
     if lease.kind in (StepKind.LLM, StepKind.DECIDE):
         _ask(story, graph, lease, data)
@@ -189,7 +216,7 @@ def _right_answer(graph: CompiledGraph, lease: Lease) -> dict[str, Any]:
 def _situation(graph: CompiledGraph, lease: Lease) -> Situation:
     node = graph.nodes[lease.node]
     entries = tuple(
-        Entry(turn.role, decode(turn.value), turn.call_id, turn.name, turn.failed)
+        Entry(turn.role, decode(turn.value), turn.call_id, turn.name, turn.failed, _edit(turn))
         for turn in lease.conversation
     )
     loops = node.kind in (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE) and lease.kind is StepKind.LLM
@@ -197,6 +224,10 @@ def _situation(graph: CompiledGraph, lease: Lease) -> Situation:
     outputs = {key: decode(value) for key, value in lease.outputs.items()}
     place = (lease.serial, lease.dropped)
     return Situation(graph, node, decoded, lease.call, entries, outputs, (TOOL,) if loops else (), *place)
+
+
+def _edit(turn: Turn) -> dict[str, Any] | None:
+    return None if turn.edited is None else {key: decode(value) for key, value in turn.edited.items()}
 
 
 def _content(produced: Produced) -> StepContent:
