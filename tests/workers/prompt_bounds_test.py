@@ -90,6 +90,7 @@ def graphs(draw: st.DrawFn) -> CompiledGraph:
     return compile_graph(parse_graph(spec), environment)
 
 
+edits = st.dictionaries(texts, st.one_of(values, long_texts), max_size=3)
 calls = st.one_of(
     st.builds(Call, texts, st.just("search"), st.one_of(st.dictionaries(texts, values, max_size=3), texts)),
     st.builds(Call, texts, texts, st.just({})),
@@ -171,7 +172,7 @@ def test_nor_with_arguments_that_a_person_gave(data: st.DataObject):
             if story.wait()[1].reason == "client":
                 story.signal(data.draw(texts))
             else:
-                story.resolve("edit", **data.draw(st.dictionaries(texts, values, max_size=3)))
+                story.resolve("edit", **data.draw(edits))
         elif not leases:
             break
 
