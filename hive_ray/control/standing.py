@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hive_ray.core.engine import Engine
-from hive_ray.core.run import Run, RunStatus, Visit, has_live_steps, status_of
+from hive_ray.core.run import Run, RunStatus, Visit, is_waiting, status_of
 
 REASONS = 3
 """Of so many waits the reason is told; of the rest, how many there are."""
@@ -25,12 +25,9 @@ def standing(engine: Engine, run: Run) -> Standing:
     if run.id in engine.entrance:
         scope = engine.entrance.keeping(engine.force, run.team, run.agent)
         return Standing(run.status, f"{scope} has {engine.force.runs(scope)} runs under way" if scope else "")
-    if status_of(run) is not RunStatus.WAITING and run.waits:
-        of_children = _waits_of_children(engine, run)
-        if of_children is None:
-            return Standing(run.status, _told(reasons))
-        return Standing(RunStatus.WAITING, _told([*reasons, *of_children]))
-    return Standing(status_of(run), _told(reasons))
+    if not is_waiting(run, engine.runs):
+        return Standing(run.status, _told(reasons))
+    return Standing(RunStatus.WAITING, _told([*reasons, *_waits_of_children(engine, run)]))
 
 
 def family(engine: Engine, run: Run) -> Iterator[Run]:
@@ -48,18 +45,10 @@ def _reasons(run: Run) -> Iterator[str]:
             yield f"{visit.wait.reason}: {visit.wait.message}"
 
 
-def _waits_of_children(engine: Engine, run: Run) -> list[str] | None:
-    """Reasons of the children; ``None`` if the run or one of these has something under way."""
-    reasons: list[str] = []
+def _waits_of_children(engine: Engine, run: Run) -> Iterator[str]:
     for visit in run.visits.values():
-        if has_live_steps(visit):
-            return None
         for child in _children(engine, visit):
-            stands = standing(engine, child)
-            if stands.status is not RunStatus.WAITING:
-                return None
-            reasons.append(f"child run {child.id}: {stands.reason}")
-    return reasons
+            yield f"child run {child.id}: {standing(engine, child).reason}"
 
 
 def _children(engine: Engine, visit: Visit) -> Iterator[Run]:

@@ -333,6 +333,7 @@ class Dispatch:
         if visit.wait is not None:
             return admission.Wait(f"approval/{run.id}.{visit.serial}")
         self._engine.record([*told, held.ask(run, visit, step, verdict, now)], now)
+        self._engine.moving.note_place(run, now)
         return None
 
     def _refuse(

@@ -274,7 +274,7 @@ class Engine:
         self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)
-        self.entrance.rebuild(sorted(self.runs.values(), key=lambda run: run.submitted_us))
+        self.entrance.rebuild(self.runs)
         self.children = {}
         self.in_memory = {}
         for run in self.runs.values():

@@ -1,15 +1,15 @@
 """Runs that may be under way at a time, by team and agent: those above the limit wait at the entrance.
 
-A run counts while something of it is under way. One that waits for a person, a client or an operator does
-not, and goes on at once when it is answered, even if others have taken its place meanwhile.
+A run counts while something of it, or of a child run, is under way. One that waits for people, a client or an
+operator does not, and goes on at once when it is answered, even if others have taken its place meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from hive_ray.core.plan import CLASSES, InForce
-from hive_ray.core.run import Run, RunStatus, status_of
+from hive_ray.core.run import Run, is_waiting
 
 Line = tuple[str, str]
 """Runs of one team and agent share their limits: (team, agent)."""
@@ -78,11 +78,15 @@ class Entrance:
         if not runs:
             del self._waiting[priority][line]
 
-    def note(self, run: Run) -> bool:
-        """A root run was moved on; whether a place has become free."""
+    def note(self, run: Run, known: Mapping[str, Run]) -> bool:
+        """A root run was moved on; whether a place has become free.
+
+        Args:
+            known: runs in memory.
+        """
         if run.terminal and run.id in self._places:
             self._take_out(run.id)
-        busy = bool(run.serial) and not run.terminal and status_of(run) is not RunStatus.WAITING
+        busy = bool(run.serial) and not run.terminal and not is_waiting(run, known)
         if busy and run.id not in self._scopes:
             self._enter(run)
         elif not busy and run.id in self._scopes:
@@ -102,16 +106,16 @@ class Entrance:
             if not runs:
                 del self._under_way[scope]
 
-    def rebuild(self, runs: Iterable[Run]) -> None:
+    def rebuild(self, known: Mapping[str, Run]) -> None:
         """From the runs alone, in order of submission."""
         self.__init__()
-        for run in runs:
+        for run in sorted(known.values(), key=lambda run: run.submitted_us):
             if run.parent or run.terminal:
                 continue
             if not run.serial:
                 self.wait(run)
             else:
-                self.note(run)
+                self.note(run, known)
 
 
 def scopes_of(team: str, agent: str) -> tuple[str, ...]:

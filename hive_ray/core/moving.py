@@ -52,8 +52,12 @@ class Moving:
             self._walk(run, now)
         if self._unborn or self._untold:
             self._settle(now)
+        self.note_place(run, now)
+
+    def note_place(self, run: Run, now: Moment) -> None:
+        """Whether a run is under way may have changed: others begin if it has left a place."""
         engine = self._engine
-        if engine.force.limits_runs and engine.entrance.note(engine.payer(run)):
+        if engine.force.limits_runs and engine.entrance.note(engine.payer(run), engine.runs):
             engine.let_in_waiting(now)
 
     def _walk(self, run: Run, now: Moment) -> None:

@@ -7,6 +7,7 @@ the rules are in ``steps``, ``routing``, ``agent_loop``, ``people`` and ``lifecy
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
@@ -400,6 +401,20 @@ def status_of(run: Run) -> RunStatus:
         busy = busy or has_live_steps(visit) or (visit.children is not None and bool(visit.children.live))
         waits = waits or visit.wait is not None
     return RunStatus.WAITING if waits and not busy else run.status
+
+
+def is_waiting(run: Run, known: Mapping[str, Run]) -> bool:
+    """Whether a run has nothing under way but waits, its own and those of its child runs.
+
+    Args:
+        known: runs in memory; a child that is not there waits, or it would be there.
+    """
+    if status_of(run) is RunStatus.WAITING:
+        return True
+    if run.terminal or not run.waits or any(has_live_steps(visit) for visit in run.visits.values()):
+        return False
+    live = [v.children.live.values() for v in run.visits.values() if v.children is not None]
+    return all(is_waiting(known[child], known) for some in live for child in some if child in known)
 
 
 def note_segment(run: Run, number: int, compacted: int) -> None:

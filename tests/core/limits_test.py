@@ -7,7 +7,9 @@ from hive_ray.core.commands import Cancel, ChangeRate, ChangeRunsLimit, Moment, 
 from hive_ray.core.messages import Lease, Outcome, encode
 from hive_ray.core.plan import Changes, ControlPlan, InForce, RatePlan
 from hive_ray.core.rates import Rates
-from tests.core.graphs import edge, graph, human, node
+from hive_ray.graph.compiled import NodeKind
+from hive_ray.graph.policies import Effect, RulePlan
+from tests.core.graphs import chain, edge, graph, human, mapping, node, tool
 from tests.core.story import Story, content
 
 MINUTE_US = 60_000_000
@@ -114,6 +116,38 @@ def test_a_run_that_waits_for_a_person_holds_no_place():
     for number in range(3):
         story.resolve("approve", run=f"r{number}")
     assert len(story.given()) == 3
+
+
+def test_a_run_whose_children_all_wait_for_people_holds_no_place():
+    """While one of them has something to do it does; and again as soon as somebody answers."""
+    body = chain(node("work"), human("ask", "y"), node("end"), id="body")
+    story = Story(chain(mapping("each", "items", body), subgraphs=(body,)), slots=1000)
+    story.plan(runs={"team/*": 1})
+    for run in ("r0", "r1"):
+        story.submit(run=run, input={"items": [1, 2]})
+    one, other = story.given()
+    story.succeed(one)
+    assert (story.given(), len(story.engine.entrance)) == ([], 1)
+    story.succeed(other)
+    assert len(story.engine.entrance) == 0
+    assert [story.engine.payer(story.engine.runs[lease.run]).id for lease in story.given()] == ["r1", "r1"]
+
+    assert story.engine.entrance.under_way()["team/team"] == 1
+    story.resolve("approve", run=one.run)
+    assert story.engine.entrance.under_way()["team/team"] == 2
+    assert story.replayed().entrance.under_way() == story.engine.entrance.under_way()
+
+
+def test_a_run_whose_step_needs_a_persons_yes_holds_no_place():
+    """The question comes when the step would start."""
+    story = Story(chain(node("pay", NodeKind.TOOL, tools=(tool("pay"),))), slots=1000)
+    rule = RulePlan("ask", Effect.REQUIRE_APPROVAL, tools=("pay",))
+    story.plan(runs={"team/*": 1}, policies=(rule,))
+    for number in range(3):
+        story.submit(run=f"r{number}")
+    assert story.given() == []
+    assert len(story.engine.entrance) == 0
+    assert all(run.waits == 1 for run in story.engine.runs.values())
 
 
 def test_the_limit_of_an_agent_keeps_no_other_agent_of_its_team_waiting():
