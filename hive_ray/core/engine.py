@@ -157,14 +157,15 @@ class Engine:
             fleet.evolve(self.fleet, event, content, at_us)
             self.fleet.seq = seq
             if isinstance(event, CHANGES_LIMITS):
-                self._replan()
+                # While a journal is replayed there is no index of leases: ``restored`` holds for all of them.
+                leases = (lease for worker in self.fleet.workers.values() for lease in worker.leases)
+                self._replan(self.runs[run] for run in dict.fromkeys(lease[0] for lease in leases))
 
-    def _replan(self) -> None:
-        """Other limits are in force."""
+    def _replan(self, under_way: Iterable[Run]) -> None:
+        """Other limits are in force; what the attempts of the runs under way hold counts against them."""
         self.force = InForce(self.fleet.plan, self.fleet.changes)
         self.fleet.accounts.replan(self.force)
-        held = ((self.payer(run), hold) for run in self.runs.values() for hold in holds_of(run))
-        self.fleet.accounts.rehold(held)
+        self.fleet.accounts.rehold((self.payer(run), hold) for run in under_way for hold in holds_of(run))
 
     def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
         """Apply an event of a run, and keep queues, leases and live children in step with it."""
@@ -270,7 +271,7 @@ class Engine:
     def restored(self) -> None:
         """After snapshot and replay: make the index from the runs alone."""
         fleet.rebuild(self.fleet, self.runs.values(), self.parked)
-        self._replan()
+        self._replan(self.runs.values())
         self.successors = {row.origin: run_id for run_id, row in self.parked.items() if row.resumes}
         for run in self.runs.values():
             self._note_successor(run)

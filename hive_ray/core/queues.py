@@ -119,7 +119,9 @@ class Queue:
 
     def count(self, ref: StepRef) -> int:
         """How often a step stands here."""
-        return sum(entry == ref for entry in self)
+        ready = sum(line.steps.count(ref) for one in self._classes for line in one.lines.values())
+        aside = sum(entry == ref for entries in self._aside.values() for entry, _, _ in entries)
+        return ready + aside
 
     def put(self, ref: StepRef, team: str, priority: int) -> None:
         one = self._classes[priority]

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
+from hive_ray.core.events import NOTHING
 from hive_ray.core.fleet import Fleet
 from hive_ray.errors import Corrupt, HiveError, KeyErased, ObjectMissing
 from hive_ray.graph.compiled import decode_graph
@@ -41,6 +42,8 @@ DecodeItem = Callable[[str, Item], Any]
 """(key, item) of a snapshot to the state that it holds; raises what a damaged one raises."""
 
 _BLOB = re.compile(r"blobs/[^/]+/[^/]+")
+_LEAVES = frozenset((str, bytes, int, float, bool, type(None)))
+"""What names nothing, and makes up nearly all of what is decoded."""
 
 
 class Finding(NamedTuple):
@@ -273,7 +276,8 @@ class _Pass:
         if recorded is None:
             return
         who = f"event {row.seq} in {name}"
-        self._refer(who, recorded.content)
+        if recorded.content is not NOTHING:
+            self._refer(who, recorded.content)
         self._refer_graphs(who, recorded.event)
 
     # --- what is referred to -----------------------------------------------------------------------
@@ -287,12 +291,15 @@ class _Pass:
                 blob = getattr(one, "blob", "")
                 if blob and isinstance(blob, str) and _BLOB.fullmatch(blob):
                     self._blobs.setdefault(blob, (getattr(one, "size", -1), who))
-                else:
-                    waiting.extend(msgspec.structs.astuple(one))
+                    continue
+                inside: Iterable[Any] = msgspec.structs.astuple(one)
             elif isinstance(one, dict):
-                waiting.extend(cast("dict[Any, Any]", one).values())
+                inside = cast("dict[Any, Any]", one).values()
             elif isinstance(one, list | tuple):
-                waiting.extend(cast("list[Any]", one))
+                inside = cast("Iterable[Any]", one)
+            else:
+                continue
+            waiting += [deeper for deeper in inside if type(deeper) not in _LEAVES and deeper]
 
     def _refer_graphs(self, who: str, value: Any) -> None:
         """Graphs that an event, a run or the fleet names; a child run's is also a part of its ancestor's."""

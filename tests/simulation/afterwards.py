@@ -25,7 +25,9 @@ from tests.simulation.world import World
 
 _NAMES = count()
 RUNS_REPLAYED = 3
-DAMAGES = 4
+DAMAGES, MANY_EVENTS = 4, 5_000
+"""Places that are damaged; from so many events on only one, and a history is looked back at less often: that
+would take longer than to play it."""
 
 
 def far(store: Store) -> Store:
@@ -56,7 +58,7 @@ def check_damage(world: World) -> None:
     """Whatever is damaged, ``verify`` says so by name, or it was not needed; and it never breaks down."""
     storage = world.storage
     names, needed = storage.raw.list(""), storage.needed()
-    for _ in range(DAMAGES):
+    for _ in range(DAMAGES if world.ledger.events < MANY_EVENTS else 1):
         name = world.pick(needed if needed and world.chance.random() < 0.5 else names)
         data = storage.raw.get(name)
         worse = damaged(data, world.chance.random())

@@ -117,14 +117,14 @@ BUGS: dict[Switch, int] = {
     no_fencing: 2,
     commit_after_effect: 1,
     lease_outside_the_state: 2,
-    retry_of_what_must_not_be_repeated: 6,
+    retry_of_what_must_not_be_repeated: 4,
     settled_twice: 2,
-    lost_wake_up: 8,
+    lost_wake_up: 3,
     snapshot_without_a_dirty_run: 3,
     acknowledged_before_durable: 1,
     last_segment_skipped: 1,
     forgotten_key: 2,
-    forks_billed_to_nobody: 28,
-    resumed_twice: 20,
+    forks_billed_to_nobody: 6,
+    resumed_twice: 6,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""

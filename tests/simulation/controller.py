@@ -256,9 +256,9 @@ class Controller:
     def _send_apart(self, shell: Shell, send: Send) -> None:
         """The receiver hears of it, or not; whether it did is not always known here."""
         chance = self.world.chance.random()
-        if chance < 0.8:
+        if chance < 0.95:
             self.world.receivers.hear(send)
-        shell.sent(send.notification, Sent("no answer" if chance > 0.6 else ""), self._clock())
+        shell.sent(send.notification, Sent("no answer" if chance > 0.85 else ""), self._clock())
         self._check()
         self._flush_soon()
 

@@ -29,8 +29,6 @@ LEAST_TURNS, TURNS_A_STEP = 3_000, 30
 IDLE_TURNS = 200
 """Happenings without an event after which time is let pass."""
 CHUNK_US = 500_000
-MANY_EVENTS = 5_000
-"""From so many on a history is looked back at less often: that would take longer than to play it."""
 
 
 class Told(NamedTuple):
@@ -92,6 +90,8 @@ class History:
         Player(world, monkey.MOVES, Pace(plan.every_us, plan.every_steps, plan.most_faults))
         Player(world, operators.MOVES, Pace(plan.every_us, 8))
         Player(world, limits.MOVES, Pace(plan.every_us, 12))
+        if plan.has("limits"):
+            limits.Treasurer(world)
         Player(world, onlooker.MOVES, Pace(200_000, 16))
 
     def _live(self) -> None:
@@ -195,7 +195,7 @@ class History:
 
     def _look_back(self, engine: Engine) -> None:
         """Now and then, as operators do: it reads everything again."""
-        way = self.world.seed % (12 if self.world.ledger.events < MANY_EVENTS else 60)
+        way = self.world.seed % (12 if self.world.ledger.events < afterwards.MANY_EVENTS else 60)
         world = self.world
         if way == 0:
             afterwards.check_store(world.storage, world.storage.raw)

@@ -44,6 +44,8 @@ class Ledger(msgspec.Struct):
     """Events of runs: something goes on."""
     started: int = 0
     """Attempts given out."""
+    unpaid: int = 0
+    """Nodes that failed because an account was empty, or asked whether they may spend more."""
     attempts: dict[AttemptRef, Attempt] = {}
     given: set[tuple[str, int, int, int, int]] = set()
     """Every attempt that was ever given out, with the epoch that gave it."""
@@ -121,9 +123,13 @@ class Ledger(msgspec.Struct):
         attempt.charged += event.cost_nanousd
         self.seen[key] = not unseen
 
+    def _node_failed(self, event: ev.NodeFailed) -> None:
+        self.unpaid += event.kind == "BUDGET_EXCEEDED"
+
     def _asked(self, event: ev.ApprovalRequested) -> None:
         assert event.approval not in self.questions, f"{event.approval} was asked twice"
         self.questions[event.approval] = None
+        self.unpaid += event.reason == "budget"
         if event.reason == "outcome_unknown":
             self.asked_about[event.approval] = (event.run, event.serial, event.call)
 
@@ -167,10 +173,10 @@ class Ledger(msgspec.Struct):
             self.used_keys[event.idempotency_key] = (event.run, self.at_us)
 
     def _limited(self, event: ev.BudgetChanged) -> None:
-        self.purses.change(event.account)
+        self.purses.limit(event.account, event.plan)
 
     def _let_beyond(self, event: ev.AllowanceGranted) -> None:
-        self.purses.change(event.account)
+        self.purses.let_beyond(event.account)
 
     def _ended(self, event: ev.Event) -> None:
         assert event.run not in self.ended, f"{event.run} ended twice"
@@ -187,6 +193,7 @@ _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.StepSucceeded: Ledger._succeeded,
     ev.StepFailed: Ledger._failed,
     ev.LateOutcome: Ledger._failed,
+    ev.NodeFailed: Ledger._node_failed,
     ev.ApprovalRequested: Ledger._asked,
     ev.ApprovalResolved: Ledger._answered,
     ev.NotificationQueued: Ledger._told,

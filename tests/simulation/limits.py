@@ -1,19 +1,29 @@
-"""Operators who change budgets, rates and bounds while a history goes on, and stop all spending."""
+"""Operators who change budgets, rates, bounds and breakers while a history goes on, and stop all spending;
+and who pays when nothing goes on for want of money."""
 
 from __future__ import annotations
+
+import msgspec
 
 from hive_ray.core.commands import (
     AllowSpending,
     ChangeBudget,
     ChangeRate,
     ChangeRunsLimit,
+    ForceBreaker,
     Maintain,
     StopSpending,
 )
-from tests.simulation.budgets import ACCOUNTS, RATED, RUNNING, SCOPES, draw_budget, draw_rate
+from hive_ray.core.messages import StepContent
+from tests.simulation.budgets import ACCOUNTS, BREAKING, RATED, RUNNING, SCOPES, draw_budget, draw_rate
 from tests.simulation.moves import Move
 from tests.simulation.people import nothing, nothing_to_say
 from tests.simulation.world import World
+
+REFUSALS = 20
+LEAST_NANOUSD = 100
+WHY = StepContent(message="they say so")
+PURSE_US = 100_000
 
 
 def _command(world: World, command: object) -> bool:
@@ -47,6 +57,17 @@ def _allow(world: World, scope: str) -> None:
     _command(world, AllowSpending(scope))
 
 
+def force(world: World) -> bool:
+    """Somebody knows better than a breaker, and lets it decide again a little later."""
+    name = world.pick(BREAKING).replace("*", "look")
+    world.clock.after(int(world.chance.random() * 2_000_000), lambda: _let_decide(world, name))
+    return _command(world, ForceBreaker(name, world.pick(("open", "closed", "auto")), WHY, "somebody"))
+
+
+def _let_decide(world: World, name: str) -> None:
+    _command(world, ForceBreaker(name, "auto", WHY, "somebody"))
+
+
 def maintain(world: World) -> bool:
     world.clock.after(int(world.chance.random() * 3_000_000), lambda: _end_maintenance(world))
     return _command(world, Maintain(True))
@@ -54,6 +75,41 @@ def maintain(world: World) -> bool:
 
 def _end_maintenance(world: World) -> None:
     _command(world, Maintain(False))
+
+
+class Treasurer:
+    """Raises what is nearly spent once many nodes failed for want of money, beside the attempts given out.
+
+    A limit is met again and again so, and no history is made of refusals alone.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._unpaid = self._started = 0
+        self._look()
+
+    def _look(self) -> None:
+        world, ledger = self._world, self._world.ledger
+        unpaid, started = ledger.unpaid - self._unpaid, ledger.started - self._started
+        if unpaid > REFUSALS and 2 * unpaid > started:
+            _raise_limits(world)
+        if unpaid > REFUSALS or started > REFUSALS:
+            self._unpaid, self._started = ledger.unpaid, ledger.started
+        if not world.calm:
+            world.clock.after(PURSE_US, self._look)
+
+
+def _raise_limits(world: World) -> None:
+    controller = world.ready()
+    if controller is None or controller.shell is None:
+        return
+    engine = controller.shell.engine
+    for name, account in engine.fleet.accounts.by_name.items():
+        limit = engine.force.account(name)
+        used = account.present.spent_nanousd + account.present.held_nanousd
+        if limit is not None and 0 <= limit.nanousd < 2 * used + LEAST_NANOUSD:
+            raised = msgspec.structs.replace(limit, nanousd=4 * limit.nanousd + LEAST_NANOUSD)
+            _command(world, ChangeBudget(name, raised))
 
 
 def lift(world: World) -> None:
@@ -71,6 +127,7 @@ def _left(world: World) -> list[object]:
         return [Maintain(False)]
     fleet = controller.shell.engine.fleet
     stopped: list[object] = [AllowSpending(scope) for scope in fleet.stopped]
+    stopped += [ForceBreaker(name, "auto", WHY) for name, breaker in fleet.breakers.items() if breaker.forced]
     return [*stopped, Maintain(False) if fleet.maintenance else None]
 
 
@@ -80,4 +137,5 @@ MOVES = (
     Move("change_runs", 2, change_runs, "limits"),
     Move("stop", 1, stop, "limits"),
     Move("maintain", 1, maintain, "limits"),
+    Move("force", 3, force, "breakers"),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hive_ray.control import budget_views as b
+from hive_ray.control.breaker_views import GetBreaker, ListBreakers
+from hive_ray.control.outbox_views import ListOutbox
 from hive_ray.control.queries import (
     GetAgent,
     GetMemory,
@@ -15,6 +18,7 @@ from hive_ray.control.queries import (
     WatchRun,
 )
 from hive_ray.core.commands import Register
+from tests.simulation.budgets import ACCOUNTS, BREAKING, RATED, RUNNING
 from tests.simulation.moves import Move
 from tests.simulation.people import nothing, nothing_to_say
 from tests.simulation.world import World
@@ -53,6 +57,24 @@ def next_page(world: World) -> bool:
     return _ask(world, ListRuns("team", before=_run(world), limit=2, children=True))
 
 
+def money(world: World) -> bool:
+    now_us, name = world.clock.wall_us, world.pick(ACCOUNTS)
+    team = world.pick(("", "team", "others"))
+    page = b.Page(limit=world.pick((1, 1000)))
+    questions = (
+        b.GetAccount(name, now_us),
+        b.ListAccounts(now_us, team, page),
+        b.ListRates(),
+        b.GetRate(world.pick(RATED)),
+        b.ListPools(now_us, world.pick(((), ("function",))), team),
+        b.ListParallelRuns(team, page, world.pick(((), RUNNING))),
+        b.Foresee(now_us, "team", "agent", "g0.0", ("function", "llm"), ("tool/read", "model/m")),
+        b.GetMaintenance(),
+        b.GetPlan(),
+    )
+    return _ask(world, world.pick(questions))
+
+
 MOVES = (
     Move("run", 1, lambda world: _ask(world, GetRun(_run(world)))),
     Move("watch", 1, lambda world: _ask(world, WatchRun(_run(world)))),
@@ -64,6 +86,10 @@ MOVES = (
     Move("approvals", 1, lambda world: _ask(world, ListApprovals("team", _run(world)))),
     Move("workers", 1, lambda world: _ask(world, ListWorkers())),
     Move("agents", 1, lambda world: _ask(world, ListAgents("team"))),
+    Move("money", 3, money),
+    Move("breakers", 1, lambda world: _ask(world, ListBreakers())),
+    Move("breaker", 1, lambda world: _ask(world, GetBreaker(world.pick(BREAKING)))),
+    Move("outbox", 1, lambda world: _ask(world, ListOutbox(team="team"))),
     Move("agent", 1, lambda world: _ask(world, GetAgent("team", "a0"))),
     Move("register", 1, lambda world: _ask(world, Register("a0", "team", world.graphs[0]))),
 )

@@ -18,6 +18,7 @@ MOST_PATIENCE = 32
 LOOK_US, MOST_LOOK_US = 60_000, 2_000_000
 """Between two looks at what is asked; longer while there is nothing to answer."""
 ENDED = ("succeeded", "failed", "cancelled")
+AWAY = ("BUDGET_EXCEEDED", "TOOL_UNAVAILABLE", "LLM_UNAVAILABLE")
 TRANSIENT = ("unavailable", "overloaded", "maintenance")
 
 
@@ -30,6 +31,8 @@ class User:
         self.runs = 0
         self.tries = 0
         self._patience = 1
+        self._broke = 0
+        """Runs in a row that ended for want of money or of a tool: the next is submitted later each time."""
         self.run = ""
         """The run that was acknowledged; empty while there is none."""
         self.idle = True
@@ -136,7 +139,12 @@ class User:
         # One who is replaced and does not know it may not know the run: ``World.leaves`` holds who may.
         if answer.refused is None and answer.value.status in ENDED:
             assert self.run in self.world.ledger.ended, f"{self.run} was told to have ended, and has not"
-            self.go_on()
+            if answer.value.failure in AWAY and self.budget_nanousd < 0:
+                self._broke += 1
+                self.world.clock.after(self._broke * self._pause_us(), self.go_on)
+            else:
+                self._broke = 0
+                self.go_on()
         elif answer.refused is None:
             self._patience = 1
             self.watch(answer.value.seq)

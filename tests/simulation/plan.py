@@ -31,10 +31,12 @@ KINDS = (
     "step_failure",
     "tight_budget",
     "limits",
+    "breakers",
 )
 """Kinds of fault. ``fuse``: killed between two of its actions, in a recovery or within a snapshot too;
 ``stall``: everything stands still while time passes; ``rot``: an object is cut short or damaged at rest;
-``limits``: budgets of teams, agents, workflows and pools, rates and bounds on runs, which people change."""
+``limits``: budgets of teams, agents, workflows and pools, rates and bounds on runs, which people change;
+``breakers``: of tools and models, which open and which people force, and a ladder of a model."""
 
 LEAST_KINDS = 3
 
@@ -75,6 +77,8 @@ class Plan(NamedTuple):
     """The store is a folder; else it is memory."""
     control: ControlPlan
     """What the configuration says about control."""
+    long_runs: bool = False
+    """Half of the runs go round and round, and come to many steps."""
 
     def has(self, kind: str) -> bool:
         return kind in self.kinds
@@ -95,7 +99,7 @@ class _Size(NamedTuple):
 
 
 SMALL = _Size(steps=(110, 500), users=(6, 60), workers=(2, 6), slots=(3, 20), faults=(4, 24))
-LARGE = _Size(steps=(1_500, 4_000), users=(60, 200), workers=(4, 8), slots=(8, 40), faults=(6, 30))
+LARGE = _Size(steps=(2_000, 6_000), users=(100, 300), workers=(4, 8), slots=(16, 60), faults=(6, 30))
 ALONE = 0.1
 """Share of the small ones in which a few runs have the controller to themselves."""
 
@@ -126,12 +130,13 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         1 + wanted // faults,
         0.002 + chance.random() ** 3 * 0.04,
         size is SMALL and chance.random() < 0.15,
-        size is LARGE or chance.random() < 0.8,
-        max(4, wanted // 2 // snapshots),
+        chance.random() < (0.2 if size is LARGE else 0.8),
+        max(4, wanted // (16 if size is LARGE else 2) // snapshots),
         chance.random() < 0.7,
         int(chance.random() ** 2 * 3_000_000),
         chance.random() < 0.5,
         1 if chance.random() < 0.2 else 0,
         size is SMALL and chance.random() < 0.06,
-        draw_plan(chance, "limits" in kinds),
+        draw_plan(chance, "limits" in kinds, "breakers" in kinds),
+        size is LARGE or chance.random() < 0.2,
     )

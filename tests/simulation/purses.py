@@ -1,6 +1,7 @@
 """What every account was charged, by window, counted from durable events without the core's accounts.
 
-Windows are those of the standard library's calendar. An account that nobody changed is never above its limit.
+Windows are those of the standard library's calendar. An account that stops at its limit is never above the
+highest that it ever had.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from hive_ray.core.accounts import Account, Ledger
 from hive_ray.core.engine import Engine
 from hive_ray.core.fleet import AttemptRef
 from hive_ray.core.holds import Hold
-from hive_ray.core.plan import Action, ControlPlan
+from hive_ray.core.plan import AccountPlan, Action, ControlPlan
 from hive_ray.core.plan import patterns as plan_patterns
 
 Window = tuple[str, datetime]
+HOUR_US = 3_600_000_000
+"""The shortest window; the others begin with one."""
+NO_LIMIT = 1 << 62
 
 
 class Purses:
@@ -28,10 +32,16 @@ class Purses:
         """Root run to team, agent and workflow."""
         self._roots: dict[str, str] = {}
         self._holds: dict[AttemptRef, Hold] = {}
+        self._found: dict[tuple[str, str, str, int], list[Window]] = {}
+        """Windows by root run, pool, subject and hour."""
+        self._made: dict[str, AccountPlan] = {}
+        """Limits that somebody changed, by account or pattern."""
+        self._limits: dict[str, int] = {}
+        """The most that each account was ever allowed."""
         self.spent: dict[Window, int] = {}
         self.held: dict[Window, int] = {}
         self.changed: dict[str, None] = {}
-        """Accounts whose limits somebody changed."""
+        """Accounts that somebody let pass their limits."""
 
     def submitted(self, event: ev.RunSubmitted | ev.RunForked) -> None:
         parent = event.parent if isinstance(event, ev.RunSubmitted) else ""
@@ -70,9 +80,18 @@ class Purses:
             self.spent[window] = self.spent.get(window, 0) + nanousd
             self.changed[window[0]] = None
 
-    def change(self, account: str) -> None:
-        """Somebody changed its limits, or those of all that a pattern stands for."""
+    def let_beyond(self, account: str) -> None:
+        """Somebody lets a run spend more than the limit."""
         self.changed[account] = None
+
+    def limit(self, account: str, plan: AccountPlan | None) -> None:
+        """Somebody changed its limits, or those that a pattern stands for; None: back to the plan."""
+        if plan is None:
+            self._made.pop(account, None)
+        else:
+            self._made[account] = plan
+        for name, most in self._limits.items():
+            self._limits[name] = max(most, self._limit(name))
 
     def _free(self, key: AttemptRef) -> None:
         hold = self._holds.get(key)
@@ -81,7 +100,15 @@ class Purses:
                 self.held[window] -= hold.nanousd
 
     def _windows(self, run: str, hold: Hold) -> list[Window]:
-        team, agent, workflow = self._owners[self._roots[run]]
+        root = self._roots[run]
+        key = (root, hold.pool, hold.subject, hold.at_us // HOUR_US)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._find(root, hold)
+        return found
+
+    def _find(self, root: str, hold: Hold) -> list[Window]:
+        team, agent, workflow = self._owners[root]
         names = [f"team/{team}", f"agent/{team}/{agent}", f"workflow/{team}/{workflow}"]
         names += [f"pool/{hold.pool}"] if hold.pool else []
         names += [hold.subject] if hold.subject else []
@@ -90,14 +117,21 @@ class Purses:
 
     def _check(self, window: Window) -> None:
         name = window[0]
-        patterns = plan_patterns(name)
-        plan = next((self._plan.accounts[one] for one in patterns if one in self._plan.accounts), None)
-        if plan is None or plan.nanousd < 0 or plan.action != Action.STOP:
-            return
-        if any(one in self.changed for one in patterns):
-            return
+        limit = self._limits.get(name)
+        if limit is None:
+            limit = self._limits[name] = self._limit(name)
         used = self.spent.get(window, 0) + self.held.get(window, 0)
-        assert used <= plan.nanousd, f"{name} has spent and holds {used}, its limit is {plan.nanousd}"
+        assert used <= limit or name in self.changed, (
+            f"{name} has spent and holds {used}, its limit is {limit}"
+        )
+
+    def _limit(self, name: str) -> int:
+        """What an account may spend now."""
+        for pattern in plan_patterns(name):
+            plan = self._made.get(pattern) or self._plan.accounts.get(pattern)
+            if plan is not None:
+                return plan.nanousd if plan.nanousd >= 0 and plan.action == Action.STOP else NO_LIMIT
+        return NO_LIMIT
 
     def compare(self, engine: Engine) -> None:
         """The core's accounts, which remember some windows, say the same."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from random import Random
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ from hive_ray.core.engine import Engine
 from hive_ray.core.keys import NO_KEY, STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest, WorkerInfo
 from hive_ray.errors import Corrupt
-from hive_ray.graph.compiled import CompiledGraph, NodeKind, encode_graph
+from hive_ray.graph.compiled import CompiledGraph, FallbackKind, FallbackPlan, NodeKind, encode_graph
+from hive_ray.graph.fallback_plans import AWAY
 from hive_ray.state.segments import decode_segment
 from hive_ray.testing import (
     Call,
@@ -27,7 +28,9 @@ from hive_ray.testing import (
     SimulatedProcess,
     Weather,
 )
-from tests.core.random_graphs import random_graph
+from tests.core.graphs import edge, graph, llm, node, tool
+from tests.core.random_graphs import MODEL, RETRY, random_graph
+from tests.simulation.budgets import CHEAPER
 from tests.simulation.controller import Controller
 from tests.simulation.ledger import Ledger
 from tests.simulation.outside import Chooser, Outside
@@ -132,6 +135,10 @@ class World:
             self.outside.add_graph(graph)
             self._store_graph(graph)
             versions.append(graph.version)
+        if self.plan.long_runs:
+            self.outside.add_graph(ROUNDS)
+            self._store_graph(ROUNDS)
+            versions += [ROUNDS.version] * len(versions)
         return versions
 
     def _store_graph(self, graph: CompiledGraph) -> None:
@@ -304,6 +311,26 @@ class World:
 
     def live_workers(self) -> list[ScriptedWorker]:
         return [worker for worker in self.workers if worker.process.alive]
+
+
+def _rounds() -> CompiledGraph:
+    """Functions, tools and an LLM, one after the other whatever comes of them; after a round half go on."""
+    nothing = FallbackPlan(FallbackKind.VALUE, AWAY, value=b'{"list": []}')
+    other = FallbackPlan(FallbackKind.MODEL, AWAY, model=CHEAPER)
+    another = FallbackPlan(FallbackKind.TOOL, AWAY, tool=tool("backup", idempotent=False, cost_nanousd=1))
+    nodes = [
+        node("first", output_keys=("l",)),
+        node("read", NodeKind.TOOL, output_keys=("list",), cost_nanousd=3, retry=RETRY, fallbacks=(nothing,)),
+        llm("say", output_keys=("l",), model=MODEL, retry=RETRY, fallbacks=(other,)),
+        node(
+            "send", NodeKind.TOOL, output_keys=("k",), idempotent=False, cost_nanousd=2, fallbacks=(another,)
+        ),
+    ]
+    edges = [edge(one.id, two.id, "always") for one, two in pairwise(nodes)]
+    return graph(nodes, [*edges, edge("send", "first", "conditional", "not k")], "rounds", max_steps=64)
+
+
+ROUNDS = _rounds()
 
 
 def _network(clock: SimulatedClock, chance: Random) -> Network:
