@@ -273,17 +273,17 @@ class Shell:
         event = drafted.event
         key = self._key_of(event) if drafted.content else NO_KEY
         self._rows.add(seq, self._clock.wall_us, drafted, key)
-        note = _NOTES.get(type(event))
+        note = _NOTES.get(event.__class__)
         if note is not None:
             note(self, event)
         self.dirty[event.run] = None
 
     def _key_of(self, event: ev.Event) -> bytes:
+        if event.run:
+            return self.engine.runs[event.run].key
         if isinstance(event, ev.NotificationQueued) and event.about:
             # The address came with the run, and is forgotten with it.
             return self.engine.runs[event.about].key
-        if event.run:
-            return self.engine.runs[event.run].key
         return sealing.fleet_key(self.engine.fleet.feature_level)
 
     def _at(self, clock: Clock) -> Moment:
@@ -377,10 +377,14 @@ class Shell:
 
     def _loadable(self, runs: Iterable[str]) -> list[str]:
         """Those of some runs that are not known to be damaged."""
-        return [run for run in runs if self._parking is None or run not in self._parking.damaged]
+        if self._parking is None or not self._parking.damaged:
+            return list(runs)
+        return [run for run in runs if run not in self._parking.damaged]
 
     def _of_loaded(self, outcomes: tuple[Outcome, ...]) -> list[Outcome]:
         """The outcomes of runs that are there; those of damaged ones are withheld, and stop no other."""
+        if self._parking is None or not self._parking.damaged:
+            return list(outcomes)
         loaded: list[Outcome] = []
         for outcome in outcomes:
             if self._loadable([outcome.run]):

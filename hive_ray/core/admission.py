@@ -7,7 +7,6 @@ The answer is ``Granted``, ``Wait`` (something that others hold must be released
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -65,7 +64,7 @@ class Ask(msgspec.Struct, frozen=True):
 Verdict = Wait | Refusal | Ask
 
 
-class Worst(NamedTuple):
+class Worst(msgspec.Struct, frozen=True, gc=False):
     """Strict upper bound on what an attempt can use."""
 
     nanousd: int

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from hive_ray.core import (
     admission,
@@ -49,6 +52,8 @@ class Dispatch:
         self._engine = engine
         self._took_back = False
         """A step that may never start ended its node, and maybe leases of the same answer with it."""
+        self._quiet = False
+        """No breaker, no ladder and no kill switch is in anybody's way during this answer."""
         self._due: dict[str, int] = {}
         """When, by the monotonic clock, what steps wait for may be there."""
 
@@ -72,7 +77,7 @@ class Dispatch:
             return leases
         returned: list[Taken] = []
         looked = 0
-        self._took_back = False
+        self._took_back, self._quiet = False, self._nobody_objects()
         turns = self._turns(worker.pool, queue)
         while len(leases) < most and looked < SCAN_LIMIT and fleet.has_place(index, worker):
             taken = turns.take()
@@ -97,6 +102,11 @@ class Dispatch:
         for taken in reversed(returned):
             queue.put_back(taken)
         return self._still_wanted(leases, now) if self._took_back else leases
+
+    def _nobody_objects(self) -> bool:
+        """Whether no breaker, no ladder and no kill switch can be in a step's way."""
+        engine = self._engine
+        return not (engine.force.has_ladders or engine.breaking.minds or engine.fleet.stopped)
 
     def _turns(self, pool: str, queue: Queue) -> Turns:
         """Whose turn it is: everybody's, unless other teams need the last slots of a pool."""
@@ -171,27 +181,31 @@ class Dispatch:
         self, run: Run, visit: Visit, step: Step, worker: fleet.Worker, now: Moment
     ) -> Lease | admission.Wait | None:
         """Lease a step, or say what it waits for; None: its run went on otherwise."""
-        graph = self._engine.graphs[run.graph]
+        engine = self._engine
+        graph = engine.graphs[run.graph]
         node = graph.nodes[visit.node]
-        root = self._engine.payer(run)
-        if self._engine.force.has_ladders:
+        root = engine.payer(run) if run.parent else run
+        if engine.force.has_ladders:
             terms = self._terms(run, root, node, visit, step, 0, now)
         else:
             terms = terms_of(node, visit, step)
         inputs = self._inputs(run, graph, visit, step)
-        memory = self._engine.keeping.given(root, node, step, inputs)
-        if isinstance(memory, remembering.Denied):
-            message = f"node {node.id}: {memory.message}"
-            return self._refuse(run, node, visit, step, admission.Refusal(memory.kind, message), now)
-        if memory is not None and step.kind in _SHOWN_MEMORY:
-            inputs = _shown(memory, terms) | inputs
-        asked = policing.Situation(run, root, graph, visit, step, inputs, terms)
-        answer, told, terms = self._decide(asked, now)
+        memory = None
+        if node.memory or step.turn >= 0:
+            memory = engine.keeping.given(root, node, step, inputs)
+            if isinstance(memory, remembering.Denied):
+                message = f"node {node.id}: {memory.message}"
+                return self._refuse(run, node, visit, step, admission.Refusal(memory.kind, message), now)
+            if memory is not None and step.kind in _SHOWN_MEMORY:
+                inputs = _shown(memory, terms) | inputs
+        asked = policing.Situation(run, root, graph, node, visit, step, inputs, terms)
+        decided = self._decide(asked, now)
+        answer, told, terms = decided.answer, decided.told, decided.terms
         if isinstance(answer, admission.Wait):
             return answer
         if not isinstance(answer, admission.Granted):
             return self._hold_back(run, node, visit, step, answer, told, now)
-        if self._engine.fleet.breakers or self._engine.force.has_ladders:
+        if not self._quiet:
             self._begins(asked, terms, told, now)
         event = ev.StepStarted(
             run.id,
@@ -199,13 +213,14 @@ class Dispatch:
             step.call,
             step.attempt,
             worker.name,
-            self._engine.fleet.epoch,
+            engine.fleet.epoch,
             answer.reserved_nanousd,
             bounds.checksum(inputs) if visit.loop is not None and step.kind is _LLM else 0,
             answer.hold,
             terms.lowered,
         )
-        self._engine.record([*told, Draft(event)], now)
+        told.append(Draft(event))
+        engine.record(told, now)
         return self._lease(asked, terms, memory, now)
 
     def _terms(
@@ -225,6 +240,8 @@ class Dispatch:
 
     def _decide(self, asked: policing.Situation, now: Moment) -> Decided:
         """Whether a step may start, and what policies have said of it."""
+        if self._quiet and not asked.node.deadline_us and self._is_ruled_by_nobody(asked):
+            return Decided(self._admit(asked, now), [], asked.terms)
         verdict = self._forbids(asked, now)
         if verdict is not None:
             return Decided(verdict, [], asked.terms)
@@ -247,35 +264,40 @@ class Dispatch:
         A ladder leads to no model about which they have something to say: it is left out instead.
         """
         ruling = self._rule(asked)
-        run, root, _, visit, step, _, terms = asked
+        node, visit, step, terms = asked.node, asked.visit, asked.step, asked.terms
         if ruling is not None and ruling.verdict is not None and terms.name != step.name:
-            asked = asked._replace(terms=terms_of(asked.node, visit, step))
+            asked = replace(asked, terms=terms_of(node, visit, step))
             return asked, self._rule(asked)
         if ruling is None or not ruling.level or ruling.routed is not None:
             return asked, ruling
-        lower = asked._replace(terms=self._terms(run, root, asked.node, visit, step, ruling.level, now))
+        terms_below = self._terms(asked.run, asked.root, node, visit, step, ruling.level, now)
+        lower = replace(asked, terms=terms_below)
         if lower.terms.name != terms.name:
             again = self._rule(lower)
             if again is not None and again.verdict is not None:
                 return asked, ruling
         return lower, ruling
 
-    def _rule(self, asked: policing.Situation) -> policing.Ruling | None:
+    def _is_ruled_by_nobody(self, asked: policing.Situation) -> bool:
         engine = self._engine
         if engine.fleet.feature_level < features.CONTROLLED:
+            return True
+        return policing.concern_nobody(engine.force.policies, asked)
+
+    def _rule(self, asked: policing.Situation) -> policing.Ruling | None:
+        if self._is_ruled_by_nobody(asked):
             return None
-        if policing.concern_nobody(engine.force.policies, asked):
-            return None
-        return policing.rule(engine.force.policies, engine.evaluator, asked)
+        return policing.rule(self._engine.force.policies, self._engine.evaluator, asked)
 
     def _admit(self, asked: policing.Situation, now: Moment) -> admission.Granted | admission.Verdict:
         """All that a step needs, or what keeps it."""
         engine = self._engine
-        run, root, _, visit, step, inputs, terms = asked
-        worst = admission.worst_case(run, asked.node, visit, step, inputs, terms)
-        verdict = admission.admit_to_run(root, worst.nanousd)
-        if verdict is not None:
-            return verdict
+        root, step, terms = asked.root, asked.step, asked.terms
+        worst = admission.worst_case(asked.run, asked.node, asked.visit, step, asked.inputs, terms)
+        if worst.nanousd and root.budget_nanousd >= 0:
+            verdict = admission.admit_to_run(root, worst.nanousd)
+            if verdict is not None:
+                return verdict
         hold = None
         if engine.fleet.feature_level >= features.CONTROLLED and (worst.nanousd or worst.tokens):
             hold = self._hold(worst, step.pool, terms.subject, now)
@@ -307,7 +329,7 @@ class Dispatch:
 
     def _hold(self, worst: admission.Worst, pool: str, subject: str, now: Moment) -> Hold:
         accounts = self._engine.fleet.accounts
-        nanousd, tokens = worst
+        nanousd, tokens = worst.nanousd, worst.tokens
         at_us = max(now.wall_us, accounts.wall_us)
         known = accounts.experiences.get(subject)
         if known is None:
@@ -366,8 +388,8 @@ class Dispatch:
     def _lease(
         self, asked: policing.Situation, terms: Terms, memory: MemoryGiven | None, now: Moment
     ) -> Lease:
-        run, root, _, visit, step, inputs, _ = asked
-        node, loop = asked.node, visit.loop
+        run, node, visit, step = asked.run, asked.node, asked.visit, asked.step
+        loop, model = visit.loop, terms.model
         outputs = loop.outputs if loop is not None and step.kind is _LLM else {}
         if step.kind is _DECIDE:
             outputs = {key: run.memory[key] for key in node.output_keys if key in run.memory}
@@ -381,16 +403,16 @@ class Dispatch:
             visit.node,
             step.kind,
             _timeout_us(node, visit, step, now),
-            inputs,
+            asked.inputs,
             terms.name,
             tuple(terms.said),
             outputs,
-            terms.model.max_tokens if terms.model is not None else 0,
+            model.max_tokens if model is not None else 0,
             run.request_id,
             run.team,
             run.agent,
             run.traceparent,
-            _prompt_limit(asked, terms) if root.budget_nanousd >= 0 else 0,
+            _prompt_limit(asked, terms) if model is not None and asked.root.budget_nanousd >= 0 else 0,
             memory,
             self._engine.fleet.feature_level,
             run.key,
@@ -398,7 +420,7 @@ class Dispatch:
         )
 
 
-class Decided(NamedTuple):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """What was found about a step."""
 
     answer: admission.Granted | admission.Verdict | None
@@ -410,10 +432,10 @@ class Decided(NamedTuple):
 
 def _prompt_limit(asked: policing.Situation, terms: Terms) -> int:
     """So many bytes may go to an LLM on a budget; 0 where the reservation rests on measured tokens."""
-    run, _, _, visit, step, inputs, _ = asked
-    if terms.model is None or bounds.rests_on_tokens(visit, step, terms):
+    visit, step = asked.visit, asked.step
+    if bounds.rests_on_tokens(visit, step, terms):
         return 0
-    return bounds.prompt_bytes(run, asked.node, visit, step, inputs, terms)
+    return bounds.prompt_bytes(asked.run, asked.node, visit, step, asked.inputs, terms)
 
 
 def _shown(memory: MemoryGiven, terms: Terms) -> dict[str, Any]:

@@ -132,11 +132,12 @@ class Engine:
             self.seq = seq = self.seq + 1
             event = drafted.event
             if event.run:
-                self._evolve_indexed(event, drafted.decoded, at_us, seq)
+                told = self._evolve_indexed(event, drafted.decoded, at_us, seq)
             else:
                 self._evolve_shared(event, drafted.decoded, at_us, seq)
+                told = event.__class__ in outbox.TOLD
             self.sink(seq, drafted)
-            if event.__class__ in outbox.TOLD:
+            if told:
                 self._tell(event, now)
 
     def _tell(self, event: ev.Event, now: Moment) -> None:
@@ -167,33 +168,39 @@ class Engine:
         self.fleet.accounts.replan(self.force)
         self.fleet.accounts.rehold((self.payer(run), hold) for run in under_way for hold in holds_of(run))
 
-    def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> None:
-        """Apply an event of a run, and keep queues, leases and live children in step with it."""
+    def _evolve_indexed(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> bool:
+        """Apply an event of a run, and keep queues, leases and live children in step with it.
+
+        Whether somebody outside may want to hear of it.
+        """
         kind = event.__class__
         run = self.runs.get(event.run)
-        settle, before, after = _AROUND[kind]
+        settle, before, apply, after, told = _AROUND[kind]
+        fleet_now = self.fleet
         root = freed = None
         if settle is not None and run is not None:
             root = self.payer(run) if run.parent else run
-            freed = settle(self.fleet.accounts, root, run, event, at_us)
-            self.fleet.seq = seq
+            freed = settle(fleet_now.accounts, root, run, event, at_us)
+            fleet_now.seq = seq
         if before is not None and run is not None:
-            before(self.fleet, run, event)
+            before(fleet_now, run, event)
         if run is None or run.parent:
             run = self._evolve(event, content, at_us, seq)
         else:
             # The common case of ``_evolve``, without its calls: this is the hot path.
-            evolution.EVOLVE[kind](run, event, content, at_us)
+            apply(run, event, content, at_us)
             run.seq = run.told = seq
         if after is not None:
-            after(self.fleet, run, event)
-        if root is not None and kind is not ev.StepStarted:
-            self.dispatch.freed(root, freed)
+            after(fleet_now, run, event)
+        if root is not None and kind is not _STARTED:
+            if fleet.anything_aside(fleet_now):
+                self.dispatch.freed(root, freed)
             self._freed = freed
             if freed is not None and self.force.limits_accounts:
-                self._spent.extend(self.fleet.accounts.due_for_warning(root, freed))
+                self._spent.extend(fleet_now.accounts.due_for_warning(root, freed))
         if run.parent:
             self._note_child(run, event)
+        return told
 
     def _evolve(self, event: ev.Event, content: StepContent, at_us: int, seq: int) -> Run:
         """Apply an event to its run and, where it moves money or waits for people, to the run's ancestors."""
@@ -741,43 +748,55 @@ class Engine:
         if (outcome.memory or content.artifacts) and steps.is_open(run, outcome):
             root = self.payer(run)
             outcome, content = self.keeping.bounded(root, outcome, content, self.fleet.feature_level)
-        bounds = retries.Bounds(now, self.payer(run), self.force.plan.longest_wait_us)
+        root = self.payer(run) if run.parent else run
+        force = self.force
+        bounds = retries.Bounds(now, root, force.plan.longest_wait_us)
         drafts = steps.report(run, self.graphs[run.graph], outcome, content, bounds)
         if outcome.memory:
-            drafts = self.keeping.remembered(self.payer(run), outcome, drafts)
-        attempt = self.lowering.attempt(run, outcome) if self.force.has_ladders else None
+            drafts = self.keeping.remembered(root, outcome, drafts)
+        attempt = self.lowering.attempt(run, outcome) if force.has_ladders else None
         minds = self.breaking.minds
         subject = steps.subject_under_way(run, outcome) if minds else ""
         self.record(drafts, now)
-        self._give_back(outcome, now)
+        freed = self._freed
+        if freed is not None:
+            self._freed = None
+            if freed.likely_tokens and force.limits_rates:
+                self._give_back(freed, outcome, now)
         if minds:
             self.breaking.ended(subject, outcome, now)
         if attempt is not None:
             self.lowering.ended(attempt, outcome, now)
         self.moving.advance(run, now)
-        self._warn(now)
+        if self._spent:
+            self._warn(now)
 
-    def _give_back(self, outcome: Outcome, now: Moment) -> None:
+    def _give_back(self, freed: Hold, outcome: Outcome, now: Moment) -> None:
         """Tokens that a call was expected to use, and did not, are there for others in the same minute."""
-        freed, self._freed = self._freed, None
-        if freed is not None and self.force.limits_rates:
-            unused = freed.likely_tokens - tokens_of(outcome.usage)
-            if unused > 0:
-                names = (f"pool/{freed.pool}", freed.subject)
-                self.rates.give_back(self.force, names, unused, now.mono_us)
+        unused = freed.likely_tokens - tokens_of(outcome.usage)
+        if unused > 0:
+            names = (f"pool/{freed.pool}", freed.subject)
+            self.rates.give_back(self.force, names, unused, now.mono_us)
 
     def _warn(self, now: Moment) -> None:
         """Tell once in a window of each account that has spent most of its limit."""
-        if self._spent:
-            spent, self._spent = self._spent, []
-            self.record(budgets.warnings(spent), now)
+        spent, self._spent = self._spent, []
+        self.record(budgets.warnings(spent), now)
 
 
 _AROUND = {
-    kind: (SETTLE.get(kind), indexing.BEFORE.get(kind), indexing.AFTER.get(kind))
+    kind: (
+        SETTLE.get(kind),
+        indexing.BEFORE.get(kind),
+        evolution.EVOLVE.get(kind, evolution.evolve),
+        indexing.AFTER.get(kind),
+        kind in outbox.TOLD,
+    )
     for kind in ev.EVENTS.values()
 }
-"""What is done with an event besides applying it to its run: one look-up in place of three."""
+"""What is done with an event of a run: one look-up in place of five."""
+# A plain name, as it is looked at with every event.
+_STARTED = ev.StepStarted
 MAINTENANCE_RETRY_S = 30.0
 CHANGES_LIMITS = (ev.PlanApplied, ev.BudgetChanged, ev.RateChanged, ev.RunsLimitChanged)
 

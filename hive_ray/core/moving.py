@@ -12,7 +12,7 @@ from hive_ray.core import agent_loop, children, lifecycle, people, routing, seal
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Cancel, Moment
 from hive_ray.core.events import Draft
-from hive_ray.core.run import Run, Visit
+from hive_ray.core.run import TERMINAL, Run, Visit
 from hive_ray.graph.compiled import CompiledGraph, NodeKind
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class Moving:
             engine.let_in_waiting(now)
 
     def _walk(self, run: Run, now: Moment) -> None:
-        graph = self._engine.graphs[run.graph]
-        while not run.terminal:
+        engine = self._engine
+        graph = engine.graphs[run.graph]
+        while run.status not in TERMINAL:
             if run.ended:
-                self._engine.record(routing.leave(run, graph, run.ended[0], self._engine.evaluator), now)
+                engine.record(routing.leave(run, graph, run.ended[0], engine.evaluator), now)
                 continue
             if run.tokens:
                 entered = routing.enter(run, graph)
@@ -73,11 +74,11 @@ class Moving:
                     continue
             if not self._proceed_visits(run, graph, now):
                 break
-        if not run.terminal:
-            self._engine.record(routing.finish(run, graph), now)
-        if run.id in self._engine.children:
+        if not run.visits:
+            engine.record(routing.finish(run, graph), now)
+        if run.id in engine.children:
             self._cancel_orphaned_children(run, now)
-        if run.terminal and run.parent:
+        if run.parent and run.terminal:
             self._untold.append(run)
 
     def _settle(self, now: Moment) -> None:

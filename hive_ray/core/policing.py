@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from hive_ray.core import admission, agent_loop, routing
 from hive_ray.core import events as ev
 from hive_ray.core.events import Draft, draft
@@ -27,23 +29,20 @@ _WITH_MODEL = (StepKind.LLM, StepKind.DECIDE)
 _NO_PERMIT = Permit()
 
 
-class Situation(NamedTuple):
+class Situation(msgspec.Struct, frozen=True, gc=False):
     """A step that is about to start."""
 
     run: Run
     root: Run
     """The run that pays."""
     graph: CompiledGraph
+    node: NodePlan
     visit: Visit
     step: Step
     inputs: dict[str, Value]
     """What it would be given."""
     terms: Terms
     """On which it would start."""
-
-    @property
-    def node(self) -> NodePlan:
-        return self.graph.nodes[self.visit.node]
 
 
 class Ruling(NamedTuple):
@@ -61,15 +60,15 @@ class Ruling(NamedTuple):
 
 def concern_nobody(policies: Policies, situation: Situation) -> bool:
     """Whether it is known that no rule is about a step: the common case, told without looking at it."""
-    run, _, _, visit, step, _, terms = situation
-    known = policies.known((run.graph, visit.node, terms.name, step.kind, run.team, run.agent))
-    return known is not None and not known
+    run, step = situation.run, situation.step
+    key = (run.graph, situation.visit.node, situation.terms.name, step.kind, run.team, run.agent)
+    return policies.known(key) == ()
 
 
 def rule(policies: Policies, matcher: Matcher, situation: Situation) -> Ruling | None:
     """What policies say of a step; None if no rule says anything."""
-    run, _, _, visit, step, _, terms = situation
-    key = (run.graph, visit.node, terms.name, step.kind, run.team, run.agent)
+    run, step = situation.run, situation.step
+    key = (run.graph, situation.visit.node, situation.terms.name, step.kind, run.team, run.agent)
     rules = policies.known(key)
     if rules is None:
         # Putting a map's results together is no work that anybody could forbid.
@@ -139,7 +138,9 @@ class StepFacts:
                 return routing.inputs_of(run, graph, visit) if step.turn >= 0 else inputs
 
     def _parts(self) -> tuple[Run, CompiledGraph, Visit, Step, dict[str, Value]]:
-        run, _, graph, visit, step, inputs, _ = self._situation
+        situation = self._situation
+        run, graph, visit = situation.run, situation.graph, situation.visit
+        step, inputs = situation.step, situation.inputs
         return run, graph, visit, step, inputs
 
     def _confidence(self) -> float | None:

@@ -147,17 +147,19 @@ class Queue:
 
     def take(self) -> Taken | None:
         """The next step."""
-        priority = self._next_class() if self.ready else -1
-        if priority < 0:
+        if not self.ready:
             return None
-        one = self._classes[priority]
-        line = one.head()
-        assert line is not None
-        ref = line.steps.popleft()
-        one.charge(line, self._stride(line))
-        self._takings += 1
-        self.ready -= 1
-        return ref, priority, line
+        # Now and then the last class goes first.
+        relief = self._takings % RELIEF == RELIEF - 1
+        for priority in _LAST_FIRST if relief else _FIRST_FIRST:
+            one = self._classes[priority]
+            line = one.head() if one.heap else None
+            if line is not None:
+                one.charge(line, self._stride(line))
+                self._takings += 1
+                self.ready -= 1
+                return line.steps.popleft(), priority, line
+        return None
 
     def put_back(self, taken: Taken) -> None:
         """Return a step to the head of its line, as if it had not been taken."""
@@ -250,14 +252,6 @@ class Queue:
 
     def _stride(self, line: Line) -> int:
         return ONE_WEIGHT // self._weights.get(line.team, 1)
-
-    def _next_class(self) -> int:
-        """The first class that has steps; now and then the last one."""
-        relief = self._takings % RELIEF == RELIEF - 1
-        for priority in _LAST_FIRST if relief else _FIRST_FIRST:
-            if self._classes[priority].head() is not None:
-                return priority
-        return -1
 
 
 _FIRST_FIRST = tuple(range(len(CLASSES)))

@@ -54,36 +54,47 @@ class Rates:
         self._hand: dict[Key, int] = {}
         """Units that were drawn from a bucket and not used."""
         self._empty_since_ms = -1
+        self._force: InForce | None = None
+        """What ``_found`` rests on."""
+        self._found: dict[tuple[str, ...], tuple[tuple[Key, int], ...]] = {}
 
     def begin_empty(self, mono_us: int) -> None:
         """The buckets were in use up to now, nobody knows how much."""
         self._empty_since_ms = mono_us // 1000
 
-    def take(self, force: InForce, names: Sequence[str], tokens: int, mono_us: int) -> Late | None:
+    def take(self, force: InForce, names: tuple[str, ...], tokens: int, mono_us: int) -> Late | None:
         """Take one request and so many tokens from every bucket, or nothing from any.
 
         A request that is larger than its bucket takes the whole bucket.
         """
         wanted: list[tuple[Key, int]] = []
-        for name in names:
-            plan = force.rate(name)
-            if plan is None:
+        for key, limit in self._limits(force, names):
+            units = 1 if key[1] is REQUESTS else min(tokens, limit)
+            if not units:
                 continue
-            for kind, limit, units in (
-                (REQUESTS, plan.requests_per_minute, 1),
-                (TOKENS, plan.tokens_per_minute, min(tokens, plan.tokens_per_minute)),
-            ):
-                if not limit or not units:
-                    continue
-                key = (name, kind)
-                if self._hand.get(key, 0) < units:
-                    wait_ms = self._draw(key, limit, units, mono_us // 1000)
-                    if wait_ms:
-                        return Late(f"rate/{name}", mono_us + 1000 * wait_ms)
-                wanted.append((key, units))
+            if self._hand.get(key, 0) < units:
+                wait_ms = self._draw(key, limit, units, mono_us // 1000)
+                if wait_ms:
+                    return Late(f"rate/{key[0]}", mono_us + 1000 * wait_ms)
+            wanted.append((key, units))
         for key, units in wanted:
             self._hand[key] -= units
         return None
+
+    def _limits(self, force: InForce, names: tuple[str, ...]) -> tuple[tuple[Key, int], ...]:
+        """The buckets that there are under some names, with their units a minute."""
+        if force is not self._force:
+            self._force, self._found = force, {}
+        found = self._found.get(names)
+        if found is None:
+            found = self._found[names] = tuple(
+                ((name, kind), limit)
+                for name in names
+                if (plan := force.rate(name)) is not None
+                for kind, limit in ((REQUESTS, plan.requests_per_minute), (TOKENS, plan.tokens_per_minute))
+                if limit
+            )
+        return found
 
     def _draw(self, key: Key, limit: int, units: int, now_ms: int) -> int:
         """Have so many units in hand: milliseconds until that is possible, 0 if it is done.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment
 from hive_ray.core.failures import CAN_PASS, FailureKind
@@ -19,7 +21,7 @@ from hive_ray.graph.compiled import NodePlan
 MOST_DOUBLINGS = 20
 
 
-class Bounds(NamedTuple):
+class Bounds(msgspec.Struct, frozen=True, gc=False):
     """What no retry may pass."""
 
     now: Moment

@@ -30,6 +30,7 @@ LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
 
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
 _FUNCTION, _FUNCTION_STEP = NodeKind.FUNCTION, StepKind.FUNCTION
+_ON_SUCCESS = EdgeCondition.ON_SUCCESS
 _WITHOUT_STEP = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
 
 
@@ -120,8 +121,11 @@ def _matches(run: Run, graph: CompiledGraph, edge: EdgePlan, ended: Ended, evalu
 
 
 def _condition_holds(edge: EdgePlan, ended: Ended) -> bool:
-    match edge.condition:
-        case EdgeCondition.ON_SUCCESS | EdgeCondition.CONDITIONAL:
+    condition = edge.condition
+    if condition is _ON_SUCCESS:
+        return not ended.failure
+    match condition:
+        case EdgeCondition.CONDITIONAL:
             return not ended.failure
         case EdgeCondition.ALWAYS:
             return True
@@ -188,7 +192,7 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
     tokens = [token for token in run.tokens if token.target == node.index]
     floor, path = _place(run, tokens)
-    edge = min([token.edge for token in tokens], default=-1)
+    edge = tokens[0].edge if len(tokens) == 1 else min([token.edge for token in tokens], default=-1)
     step, name, pool = first_step(node)
     return Draft(ev.NodeEntered(run.id, serial, node.index, node.id, edge, floor, path, step, name, pool))
 

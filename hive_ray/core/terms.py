@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -17,7 +16,7 @@ from hive_ray.graph.compiled import ModelPlan, NodePlan
 _FUNCTION = StepKind.FUNCTION
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """Of one attempt."""
 
     name: str
