@@ -4,15 +4,17 @@ Content is what a run is about (inputs, outputs, memory, arguments, error texts,
 to facts about it (kinds, times, costs), which stay readable. Every sealed value begins with a version
 byte; empty content stays empty. Version 0 is plain. Version 1 is AES-256-GCM (NIST SP 800-38D): the key's
 reference (10 bytes), a random nonce (12 bytes), the ciphertext with its tag (16 bytes longer than the
-content).
+content). Version 2 is the same of a zstd frame of the content: what is sealed does not get smaller any more.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from typing import Protocol
 
+import zstandard
 from cryptography.exceptions import InvalidTag
 
 from hive_ray.core.keys import NO_KEY, REF_BYTES
@@ -21,6 +23,12 @@ from hive_ray.state.keyring import Keyring
 
 PLAIN = b"\x00"
 SEALED = b"\x01"
+PACKED = b"\x02"
+"""Compressed, then sealed."""
+PACKED_FROM_BYTES = 4096
+"""Less than this is not worth the controller's time."""
+MOST_BYTES = 1 << 30
+"""No content is as long as this."""
 NONCE_BYTES = 12
 NONCES_AT_ONCE = 256
 _HEAD = 1 + REF_BYTES
@@ -92,15 +100,22 @@ class SealingCodec:
             return b""
         if not key:
             return PLAIN + data
+        form = SEALED
+        if len(data) >= PACKED_FROM_BYTES and data[:4] != zstandard.FRAME_HEADER:
+            packed = _CONTEXTS.packer.compress(data)
+            if len(packed) < len(data):
+                form, data = PACKED, packed
         nonce = next_nonce()
-        return b"".join((SEALED, key, nonce, self._cipher(key).encrypt(nonce, data, "\0".join(aad).encode())))
+        return b"".join((form, key, nonce, self._cipher(key).encrypt(nonce, data, "\0".join(aad).encode())))
 
     def open(self, data: bytes, aad: tuple[str, ...]) -> bytes:
         """Return what was sealed for this place."""
         version = data[:1]
         if version == SEALED:
             return self._opened(data, aad)
-        if version > SEALED:
+        if version == PACKED:
+            return _unpacked(self._opened(data, aad), aad)
+        if version > PACKED:
             raise _unknown(data, aad)
         return data[1:]
 
@@ -116,7 +131,33 @@ class SealingCodec:
 
 def key_of(data: bytes) -> bytes:
     """The reference to the key under which a stored value lies; empty for plain ones."""
-    return data[1:_HEAD] if data[:1] == SEALED else NO_KEY
+    return data[1:_HEAD] if is_sealed(data) else NO_KEY
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a stored value lies under a key."""
+    return data[:1] in (SEALED, PACKED)
+
+
+class _Contexts(threading.local):
+    """Compression contexts of one thread: one that two threads share writes damaged frames."""
+
+    def __init__(self) -> None:
+        # Half the time of level 1; the tag of the sealed value stands for a checksum.
+        self.packer = zstandard.ZstdCompressor(level=-1, write_checksum=False, write_content_size=True)
+        self.reader = zstandard.ZstdDecompressor()
+
+
+_CONTEXTS = _Contexts()
+
+
+def _unpacked(packed: bytes, aad: tuple[str, ...]) -> bytes:
+    try:
+        if not 0 <= zstandard.frame_content_size(packed) <= MOST_BYTES:
+            raise StoreError(f"content of {'/'.join(aad)} does not open: its frame names no possible size")
+        return _CONTEXTS.reader.decompress(packed, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise StoreError(f"content of {'/'.join(aad)} does not open: {error}") from error
 
 
 def _unknown(data: bytes, aad: tuple[str, ...]) -> StoreError:

@@ -10,7 +10,7 @@ import msgspec
 
 from hive_ray.core.keys import NO_KEY
 from hive_ray.state import frames
-from hive_ray.state.content import PLAIN, SEALED, ContentCodec
+from hive_ray.state.content import PLAIN, ContentCodec, is_sealed
 from hive_ray.state.snapshots import Item
 
 DOOMED = "doomed"
@@ -45,7 +45,7 @@ def open_item(codec: ContentCodec, name: str, item: Item) -> bytes:
         KeyErased: a newer snapshot stands, which shows the end of the run.
         StoreError: it is damaged.
     """
-    if item.data[:1] not in (PLAIN, SEALED):
+    if item.data[:1] != PLAIN and not is_sealed(item.data):
         return item.data
     return frames.decompress(name, codec.open(item.data, _place(name, item.seq)))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +20,7 @@ from hive_ray.core.keys import (
     page_of,
 )
 from hive_ray.errors import Corrupt, KeyErased, KeysRefused, StoreError
-from hive_ray.state.content import SealingCodec, next_nonce
+from hive_ray.state.content import SealingCodec, key_of, next_nonce
 from hive_ray.state.key_pages import PAIRS, open_page, page_folder, read_sealed
 from hive_ray.state.key_supply import KeySupply
 from hive_ray.state.keyring import Keyring
@@ -339,8 +341,28 @@ def test_plain_content_stays_readable_and_empty_content_empty(memory: MemoryStor
     assert codec.open(b"\x00x", PLACE) == b"x"
     assert codec.seal(b"x", PLACE) == b"\x00x"
     assert codec.seal(b"", PLACE, STATE_KEY) == b"" == codec.open(b"", PLACE)
-    with pytest.raises(StoreError, match="form 2"):
-        codec.open(b"\x02x", PLACE)
+    with pytest.raises(StoreError, match="form 3"):
+        codec.open(b"\x03x", PLACE)
+
+
+def test_large_content_is_packed_before_it_is_sealed(store: Store):
+    """Text of some length takes a fraction of its size; what does not get smaller is sealed as it is."""
+    ring = keyring(store)
+    codec, key = SealingCodec(ring), a_key(ring)
+    text = json.dumps([{"order": number, "state": "paid"} for number in range(500)]).encode()
+    noise = os.urandom(20_000)
+
+    packed, plain = codec.seal(text, PLACE, key), codec.seal(noise, PLACE, key)
+
+    assert packed[:1] == b"\x02" and len(packed) < len(text) / 4
+    assert plain[:1] == b"\x01" and len(plain) == len(noise) + 39
+    assert codec.open(packed, PLACE) == text and codec.open(plain, PLACE) == noise
+    assert key_of(packed) == key_of(plain) == key
+    for at in range(23, len(packed)):
+        with pytest.raises(StoreError):
+            codec.open(packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :], PLACE)
+    with pytest.raises(StoreError, match="another place"):
+        codec.open(packed, ("run", "8"))
 
 
 # --- where things stop ---------------------------------------------------------------------------
