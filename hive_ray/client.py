@@ -197,21 +197,27 @@ class Run:
         return self._client.post(self._path("/pause"), {"reason": reason})
 
     def resume(
-        self, *, budget_usd: Decimal | str | float | None = None, deadline_s: float | None = None
+        self,
+        *,
+        budget_usd: Decimal | str | float | None = None,
+        deadline_s: float | None = None,
+        callback_url: str | None = None,
     ) -> dict[str, Any]:
         """Let it go on after a pause; if it failed or was cancelled, a new run takes its place.
 
         Args:
             budget_usd: ceiling of the new run; by default that of this one.
             deadline_s: of the new run, from now.
+            callback_url: of the new run; by default that of this one, empty for none.
 
         Returns:
             The run that goes on: ``run_id`` is another's if this one had ended. Asking again gives the same.
         """
-        body = {key: item for key, item in (("deadline_s", deadline_s),) if item is not None}
+        given = (("deadline_s", deadline_s), ("callback_url", callback_url))
+        body = {key: item for key, item in given if item is not None}
         return self._client.post(self._path("/resume"), body | _usd(budget_usd))
 
-    def fork(
+    def fork(  # noqa: PLR0913 - each parameter is a field of the request
         self,
         node: str,
         *,
@@ -220,6 +226,7 @@ class Run:
         agent: str | None = None,
         budget_usd: Decimal | str | float | None = None,
         deadline_s: float | None = None,
+        callback_url: str | None = None,
         idempotency_key: str = "",
     ) -> Run:
         """Begin a run with the state that this one had before it entered a node; this one does not notice.
@@ -227,6 +234,7 @@ class Run:
         Args:
             visit: which visit of the node, from 1; 0: the last.
             input: values that replace those in memory.
+            callback_url: is told its end; by default that of this one, empty for none.
 
         Raises:
             UserError: the run never visited the node; the message lists what it visited.
@@ -237,6 +245,8 @@ class Run:
             body["agent"] = agent
         if deadline_s is not None:
             body["deadline_s"] = deadline_s
+        if callback_url is not None:
+            body["callback_url"] = callback_url
         answer = self._client.post_once(self._path("/fork"), body, idempotency_key)
         return Run(self._client, answer["run_id"])
 

@@ -68,6 +68,8 @@ class ForkRequest(Body):
     deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
     priority: Priority | None = None
     """By default that of the run that is forked."""
+    callback_url: str | None = Field(default=None, max_length=2000)
+    """Where its end is told; by default where that of its parent is. Empty: nowhere."""
 
 
 class Resumption(Body):
@@ -75,6 +77,8 @@ class Resumption(Body):
 
     budget_usd: Usd | None = None
     deadline_s: float | None = Field(default=None, gt=0, le=366 * 86_400)
+    callback_url: str | None = Field(default=None, max_length=2000)
+    """As in ``ForkRequest``."""
 
 
 class Selection(Body):

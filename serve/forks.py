@@ -40,11 +40,14 @@ class Terms(NamedTuple):
     deadline_s: float | None = None
     priority: int = -1
     """Index into ``core.plan.CLASSES``; -1: its parent's."""
+    callback: str | None = None
+    """Address that is told its end; empty: none."""
 
     async def digests(self, backend: Backend, asked: list[Any]) -> Digests:
         """By which a repeat under the key is told from another request."""
         told = [*asked, self.agent, self.budget_nanousd, self.deadline_s]
         told += [self.priority] if self.priority >= 0 else []
+        told += [{"callback_url": self.callback}] if self.callback is not None else []
         return await backend.sealing.digests(told) if self.idempotency_key else NO_DIGESTS
 
     @property
@@ -57,7 +60,6 @@ class Branch(NamedTuple):
     """A parent and the place at which it is cut."""
 
     view: RunView
-    graph: CompiledGraph
     cut: Cut
     resumes: bool = False
 
@@ -75,7 +77,7 @@ async def fork(backend: Backend, parent: str, body: ForkRequest, terms: Terms) -
     cut = await asyncio.to_thread(_checked, view, forking.before_node, events, graph, body.from_, body.visit)
     _check_keys(graph, cut.state, body.input)
     digests = await terms.digests(backend, [parent, body.from_, body.visit, body.input])
-    return await _begun(backend, Branch(view, graph, cut), body.input, terms, digests)
+    return await _begun(backend, Branch(view, cut), body.input, terms, digests)
 
 
 async def resume(backend: Backend, view: RunView, terms: Terms) -> RunView:
@@ -92,7 +94,7 @@ async def resume(backend: Backend, view: RunView, terms: Terms) -> RunView:
     graph = await backend.acceptance.known(view.graph_version)
     events = await _events(backend, view)
     cut = await asyncio.to_thread(_checked, view, forking.before_end, events, graph)
-    return await _begun(backend, Branch(view, graph, cut, True), {}, terms, NO_DIGESTS)
+    return await _begun(backend, Branch(view, cut, True), {}, terms, NO_DIGESTS)
 
 
 async def _successor(backend: Backend, view: RunView) -> RunView:
@@ -136,7 +138,11 @@ def _check_keys(graph: CompiledGraph, state: Run, given: Mapping[str, Any]) -> N
 async def _begun(
     backend: Backend, branch: Branch, given: Mapping[str, Any], terms: Terms, digests: Digests
 ) -> RunView:
-    view, graph, cut, resumes = branch
+    view, cut, resumes = branch
+    # Prices are those of today; nodes and edges are the same.
+    graph = await backend.acceptance.current(view.graph_version)
+    if terms.callback is not None:
+        cut.state.callback = terms.callback
     run_id = new_run_id()
     key = await backend.sealing.run_key()
     content = await backend.content(run_id, graph, given, key=key)
@@ -147,7 +153,7 @@ async def _begun(
         terms.request_id,
         view.team,
         terms.agent or view.agent,
-        view.graph_version,
+        graph.version,
         StepContent(content.outputs, content.facts, state=encode_run(cut.state)),
         cut.origin(view.run_id, resumes),
         digests.digest,

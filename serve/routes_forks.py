@@ -11,7 +11,8 @@ from hive_ray.control.queries import GetState
 from hive_ray.control.replaying import Shown, replay_run
 from hive_ray.core.commands import Resume
 from hive_ray.core.run import decode_run
-from serve import forks, shapes
+from serve import callbacks, forks, shapes
+from serve.backend import Backend
 from serve.bodies import ForkRequest, Resumption
 from serve.forks import Terms
 from serve.problems import invalid
@@ -22,6 +23,11 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 def nanousd(amount: Decimal | None) -> int | None:
     return None if amount is None else int(amount * NANO)
+
+
+def _callback(backend: Backend, body: ForkRequest | Resumption) -> str | None:
+    given = body.callback_url
+    return None if given is None else callbacks.checked(given, backend.settings.hooks)
 
 
 @router.post("/{run_id}/fork", status_code=202, summary="Begin a run with the state of another")
@@ -38,6 +44,7 @@ async def fork(
         nanousd(body.budget_usd),
         body.deadline_s,
         priority=class_of(body.priority),
+        callback=_callback(backend_of(request), body),
     )
     return begun(await forks.fork(backend_of(request), run_id, body, terms))
 
@@ -55,6 +62,7 @@ async def resume(request: Request, run_id: str, body: Resumption | None = None) 
             traceparent=view.traceparent,
             budget_nanousd=nanousd(asked.budget_usd),
             deadline_s=asked.deadline_s,
+            callback=_callback(backend, asked),
         )
         resumed = await forks.resume(backend, view, terms)
         headers = {"Location": f"/v1/runs/{resumed.run_id}"}

@@ -33,6 +33,9 @@ Changes = Annotated[
 Agent = Annotated[str | None, typer.Option(help="Name of the agent that runs; by default the parent's.")]
 Budget = Annotated[str | None, typer.Option(help="Ceiling in US dollars; by default the parent's.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds from now; by default the graph's.")]
+Callback = Annotated[
+    str | None, typer.Option(help="Is told its end; by default where the parent's is, empty for nowhere.")
+]
 Key = Annotated[str, typer.Option(help="Forking again under it gives the same run.")]
 
 
@@ -45,6 +48,7 @@ def fork(  # noqa: PLR0913 - each parameter is an option of the command
     agent: Agent = None,
     budget_usd: Budget = None,
     deadline_s: Deadline = None,
+    callback_url: Callback = None,
     idempotency_key: Key = "",
     url: Url = "",
     config: Config = None,
@@ -60,6 +64,7 @@ def fork(  # noqa: PLR0913 - each parameter is an option of the command
             agent=agent,
             budget_usd=budget_usd,
             deadline_s=deadline_s,
+            callback_url=callback_url,
             idempotency_key=idempotency_key,
         )
         view = forked.show()

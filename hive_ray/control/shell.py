@@ -32,6 +32,7 @@ from hive_ray.control.watchers import Watchers
 from hive_ray.control.withheld import Withheld
 from hive_ray.core import affording, api_keys, features, sealing
 from hive_ray.core import events as ev
+from hive_ray.core.beginnings import beginnings
 from hive_ray.core.commands import ApplyPlan, Command, Fork, Moment, RaiseLevel, Refused, Submit
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
@@ -499,17 +500,17 @@ class Shell:
             return features.needs(features.CONTROLLED, self.engine.fleet.feature_level, why)
         if self.live_runs >= self.limits.live_runs:
             return Refused("overloaded", f"{self.live_runs} runs are live (limits.live_runs)", 5.0)
-        if isinstance(command, Fork):
-            return None
-        pool = self.engine.dispatch.entry_pool(command)
-        limit = self.limits.queue_limits.get(pool, QUEUE_LIMIT)
-        if self._queued(pool, limit) < limit:
-            return None
-        return Refused("overloaded", f"{limit} steps wait for pool {pool} (pools.{pool}.queue_limit)", 1.0)
+        for first in beginnings(command, self.engine.graphs[command.graph]):
+            pool = first.pool
+            limit = self.limits.queue_limits.get(pool, QUEUE_LIMIT)
+            if self._queued(pool, limit) >= limit:
+                why = f"{limit} steps wait for pool {pool} (pools.{pool}.queue_limit)"
+                return Refused("overloaded", why, 1.0)
+        return None
 
     def _too_dear(self, command: Command) -> Refused | None:
-        """A run whose first step no account can ever carry is not begun."""
-        if not isinstance(command, Submit) or self.engine.accepted(command):
+        """A run of which a first step can never be carried by all accounts is not begun."""
+        if not isinstance(command, (Submit, Fork)) or self.engine.accepted(command):
             return None
         return affording.refuse(command, self.engine.graphs[command.graph], self.engine.force)
 

@@ -23,7 +23,7 @@ from hive_ray.core import (
 )
 from hive_ray.core import events as ev
 from hive_ray.core.accounts import names_of
-from hive_ray.core.commands import Moment, Submit
+from hive_ray.core.commands import Moment
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.holds import Hold
@@ -56,11 +56,6 @@ class Dispatch:
         """No breaker, no ladder and no kill switch is in anybody's way during this answer."""
         self._due: dict[str, int] = {}
         """When, by the monotonic clock, what steps wait for may be there."""
-
-    def entry_pool(self, command: Submit) -> str:
-        """The pool in which a new run would first wait; empty if it begins otherwise."""
-        graph = self._engine.graphs[command.graph]
-        return routing.first_step(graph.nodes[graph.entry])[2]
 
     def prune(self, pool: str) -> None:
         """Take the entries of runs that ended out of a queue."""

@@ -378,11 +378,14 @@ class Engine:
 
     def _let_in(self, run: Run, now: Moment) -> Run:
         """Begin a run, or have it wait while others of its team or agent are under way."""
-        if self.force.limits_runs and self.entrance.keeping(self.force, run.team, run.agent):
+        if self._is_full(run.team, run.agent):
             self.entrance.wait(run)
         else:
             self.moving.begin(run, now)
         return run
+
+    def _is_full(self, team: str, agent: str) -> bool:
+        return self.force.limits_runs and bool(self.entrance.keeping(self.force, team, agent))
 
     def let_in_waiting(self, now: Moment) -> None:
         """Begin those that wait at the entrance and may begin by now."""
@@ -425,15 +428,14 @@ class Engine:
         if isinstance(key, Refused):
             return key
         graph = self.graphs[command.graph]
-        decided = forking.fork(command, graph, key, self._priority(command), now)
+        outside = self._is_full(command.team, command.agent)
+        decided = forking.fork(command, graph, key, self._priority(command), outside, now)
         if isinstance(decided, Refused):
             return decided
         self.record(decided, now)
         run = self.runs[command.run]
         self._note_successor(run)
-        # An operator's doing: it does not stand in line, and its state shows that it has begun.
-        self.moving.begin(run, now)
-        return run
+        return self._let_in(run, now)
 
     def cancel(self, command: Cancel, now: Moment) -> Run | Refused:
         level = self.fleet.feature_level

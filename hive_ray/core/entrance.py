@@ -86,7 +86,7 @@ class Entrance:
         """
         if run.terminal and run.id in self._places:
             self._take_out(run.id)
-        busy = bool(run.serial) and not run.terminal and not is_waiting(run, known)
+        busy = run.begun and not run.terminal and not is_waiting(run, known)
         if busy and run.id not in self._scopes:
             self._enter(run)
         elif not busy and run.id in self._scopes:
@@ -112,7 +112,7 @@ class Entrance:
         for run in sorted(known.values(), key=lambda run: run.submitted_us):
             if run.parent or run.terminal:
                 continue
-            if not run.serial:
+            if not run.begun:
                 self.wait(run)
             else:
                 self.note(run, known)

@@ -101,6 +101,12 @@ class RunForked(Event, frozen=True, gc=False):
     """As in ``RunSubmitted``."""
     priority: int = 1
     """As in ``RunSubmitted``."""
+    outside: bool = False
+    """It waits at the entrance until ``RunLetIn``."""
+
+
+class RunLetIn(Event, frozen=True, gc=False):
+    """A fork that waited at the entrance begins; of other runs the first visit tells it."""
 
 
 class ConversationCarried(Event, frozen=True, gc=False):
@@ -779,7 +785,7 @@ class MemoryDeleted(Event, frozen=True, gc=False):
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
-        RunSubmitted, RunForked, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
+        RunSubmitted, RunForked, RunLetIn, RunPaused, RunResumed, RunSucceeded, RunFailed, RunCancelled,
         RunForgotten, ConversationCarried,
         NodeEntered, NodeSucceeded, NodeFailed, EdgesTaken, MapProgressed, LoopBegan, OutputsWritten,
         StepQueued, StepStarted, LeaseReturned, StepSucceeded, StepFailed, ToolCallFailed, RetryScheduled,

@@ -104,6 +104,7 @@ def begin_fork(event: ev.RunForked, content: StepContent, at_us: int) -> Run:
     run.traceparent = event.traceparent
     run.budget_nanousd = event.budget_nanousd
     run.priority = event.priority
+    run.outside = event.outside
     for visit in run.visits.values():
         visit.since_us = at_us
     run.origin = event.origin
@@ -570,6 +571,12 @@ def _conversation_carried(run: Run, event: ev.ConversationCarried, content: Step
 # --- the run itself ------------------------------------------------------------------------------
 
 
+def _run_let_in(run: Run, event: ev.RunLetIn, content: StepContent, at_us: int) -> None:
+    run.outside = False
+    for visit in run.visits.values():
+        visit.since_us = at_us
+
+
 def _run_paused(run: Run, event: ev.RunPaused, content: StepContent, at_us: int) -> None:
     run.paused = True
     run.reason = event.reason or content.message
@@ -664,6 +671,7 @@ EVOLVE: dict[type[ev.Event], Callable[[Run, Any, StepContent, int], None]] = {
     ev.ApprovalEscalated: _approval_escalated,
     ev.ApprovalEdited: _approval_edited,
     ev.AnswerRefused: _answer_refused,
+    ev.RunLetIn: _run_let_in,
     ev.RunPaused: _run_paused,
     ev.RunResumed: _run_resumed,
     ev.RunSucceeded: _run_succeeded,

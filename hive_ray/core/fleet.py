@@ -306,7 +306,7 @@ def is_emptiest(fleet: Fleet, worker: Worker) -> bool:
 
 def ready_steps(run: Run) -> list[tuple[str, StepRef]]:
     """(pool, step) of the steps of a run that wait for admission, in order."""
-    if run.paused:
+    if run.paused or run.outside:
         return []
     return [
         (step.pool, (run.id, visit.serial, step.call))

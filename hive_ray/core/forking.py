@@ -254,6 +254,7 @@ def _cut(run: Run, events: Sequence[Told], graph: CompiledGraph, node: str = "",
         serial_base=run.serial_base,
         visit_base=run.visit_base,
         shelf=run.shelf,
+        callback=run.callback,
     )
     begun = {v.serial: v.node for v in visits.values() if not v.deciding}
     again = tuple(graph.nodes[v.node].id for v in visits.values())
@@ -403,7 +404,7 @@ def change(state: Run, values: Mapping[str, Value], facts: Mapping[str, Any]) ->
 
 
 def fork(
-    command: Fork, graph: CompiledGraph, key: bytes, priority: int, now: Moment
+    command: Fork, graph: CompiledGraph, key: bytes, priority: int, outside: bool, now: Moment
 ) -> list[Draft] | Refused:
     """The first events of a run that goes on from another's state.
 
@@ -412,6 +413,7 @@ def fork(
     Args:
         key: reference to the content key of the new run.
         priority: index into ``core.plan.CLASSES``.
+        outside: it must wait at the entrance.
     """
     if len(command.content.state) > MOST_BYTES:
         size = len(command.content.state)
@@ -432,6 +434,7 @@ def fork(
         graph.name or graph.id,
         key,
         priority,
+        outside,
     )
     state = runs.decode_run(command.content.state)
     turns = runs.part_turns(state)

@@ -76,7 +76,7 @@ def _dequeue_all(index: fleet.Fleet, run: Run, event: ev.RunPaused) -> None:
     fleet.dequeue(index, run)
 
 
-def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunForked) -> None:
+def _enqueue_all(index: fleet.Fleet, run: Run, event: ev.RunResumed | ev.RunForked | ev.RunLetIn) -> None:
     for pool, step in fleet.ready_steps(run):
         fleet.enqueue(index, run, pool, step)
 
@@ -103,6 +103,7 @@ AFTER: dict[type[ev.Event], Indexer] = {
     ev.StepRouted: _enqueue_again,
     ev.LeaseReturned: _enqueue_again,
     ev.RunResumed: _enqueue_all,
+    ev.RunLetIn: _enqueue_all,
     ev.ApprovalResolved: _enqueue_cleared,
 }
 """What an event puts into the index, once it is applied."""

@@ -38,6 +38,8 @@ class Moving:
     def begin(self, run: Run, now: Moment) -> None:
         """Enter the first node, or go on from where a fork was cut."""
         graph = self._engine.graphs[run.graph]
+        if run.outside:
+            self._engine.record([Draft(ev.RunLetIn(run.id))], now)
         if not run.serial:
             self.enter(run, graph, routing.enter_first(run, graph), now)
         else:
@@ -48,7 +50,7 @@ class Moving:
 
     def advance(self, run: Run, now: Moment) -> None:
         """Take a run as far as it goes without another outcome, and its family with it."""
-        if run.serial or run.terminal:
+        if run.begun or run.terminal:
             self._walk(run, now)
         if self._unborn or self._untold:
             self._settle(now)

@@ -183,7 +183,7 @@ _decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 def may_park(run: Run) -> bool:
     """Whether nothing in a run moves by itself."""
-    if run.orphans or (not run.serial and not run.terminal):
+    if run.orphans or (not run.begun and not run.terminal):
         return False  # the latter waits at the entrance
     if run.terminal:
         return True

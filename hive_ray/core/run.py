@@ -356,6 +356,13 @@ class Run(msgspec.Struct):
     """The lowest rung of the degrade ladder that a policy put it on, from 1; 0: none did."""
     callback: str = ""
     """Address that is told its end."""
+    outside: bool = False
+    """A fork that waits at the entrance: it holds visits, and none of them has begun."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was let in at the entrance."""
+        return bool(self.serial) and not self.outside
 
     @property
     def terminal(self) -> bool:

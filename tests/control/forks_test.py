@@ -11,10 +11,12 @@ from hive_ray.control import replaying
 from hive_ray.control.replaying import Shown, replay_run
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core import forking
-from hive_ray.core.commands import Fork, Submit
+from hive_ray.core.commands import ChangeBudget, Fork, Refused, Submit
 from hive_ray.core.messages import Lease, Outcome, StepContent, encode
+from hive_ray.core.plan import AccountPlan
 from hive_ray.core.run import Run, decode_run, encode_run
 from hive_ray.errors import Corrupt, NotFound
+from hive_ray.graph.compiled import NodePlan
 from hive_ray.state.blobs import Blobs
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.memory_store import MemoryStore, forget_memory
@@ -69,6 +71,44 @@ def command(store: MemoryStore, node_id: str = "b") -> Fork:
     assert isinstance(cut, forking.Cut)
     given = StepContent(state=encode_run(cut.state))
     return Fork("f", "q", "team", "agent", GRAPH.version, given, cut.origin("r"), "d", "key")
+
+
+def test_a_fork_that_could_never_begin_is_refused_at_the_door(store: MemoryStore):
+    """As a submission is: by its own budget, and by an account that stops; a repeat is answered before."""
+    driver = parent(store)
+    driver.engine.graphs["g"] = msgspec.structs.replace(GRAPH, nodes=tuple(map(dear, GRAPH.nodes)))
+    fork = msgspec.structs.replace(command(store), budget_nanousd=999)
+
+    assert refused(driver, fork).problem == "budget_exceeded"
+    fork = msgspec.structs.replace(fork, budget_nanousd=1_000)
+    driver.command(ChangeBudget("team/team", AccountPlan(nanousd=999)))
+    assert "the budget team/team has" in refused(driver, fork).message
+    driver.command(ChangeBudget("team/team", None))
+    assert shown(driver.replies[driver.command(fork)]).run_id == "f"
+    driver.command(ChangeBudget("team/team", AccountPlan(nanousd=999)))
+    assert shown(driver.replies[driver.command(fork)]).run_id == "f"
+
+
+def test_a_fork_is_refused_where_the_queues_of_its_steps_are_full(store: MemoryStore):
+    """All of them: a branch that was under way begins again, too."""
+    driver = parent(store)
+    asked = command(store)
+    driver = Driver(store, [GRAPH], queue_limits={"function": 0})
+
+    answer = refused(driver, asked)
+    assert (answer.problem, answer.retry_after_s) == ("overloaded", 1.0)
+    assert "pools.function.queue_limit" in answer.message
+
+
+def dear(plan: NodePlan) -> NodePlan:
+    return msgspec.structs.replace(plan, cost_nanousd=1_000) if plan.id == "b" else plan
+
+
+def refused(driver: Driver, asked: Fork) -> Refused:
+    seq = driver.engine.seq
+    answer: Answer = driver.replies[driver.command(asked)]
+    assert answer.refused is not None and driver.engine.seq == seq
+    return answer.refused
 
 
 def shown(answer: Answer) -> RunView:

@@ -66,7 +66,8 @@ def _something_is_outstanding(engine: Engine, run: Run) -> None:
         assert run.status in TERMINAL and not run.visits and not run.tokens and not run.ended
         return
     if run.id in engine.entrance:
-        assert not run.serial and not run.visits, f"{run.id} waits at the entrance and has begun"
+        assert not run.begun, f"{run.id} waits at the entrance and has begun"
+        assert run.outside or not run.visits, f"{run.id} waits at the entrance and is at a node"
         return
     assert run.visits and not run.ended, f"{run.id} is live and nothing in it is outstanding"
     for visit in run.visits.values():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hive_ray.control import buckets
-from hive_ray.core.commands import Cancel, ChangeRate, ChangeRunsLimit, Moment, Submit
+from hive_ray.core.commands import Cancel, ChangeRate, ChangeRunsLimit, Moment, Pause, Resume, Submit
 from hive_ray.core.messages import Lease, Outcome, encode
 from hive_ray.core.plan import Changes, ControlPlan, InForce, RatePlan
 from hive_ray.core.rates import Rates
+from hive_ray.core.run import Run
 from hive_ray.graph.compiled import NodeKind
 from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import chain, edge, graph, human, mapping, node, tool
@@ -190,6 +193,42 @@ def test_the_entrance_is_made_again_from_the_runs():
         if not again.runs[run].terminal and run not in again.entrance:
             again.cancel(Cancel(run), story.now)
     assert len(again.entrance) == 0
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_fork_stands_in_line_like_any_other_run(resumes: bool):
+    """Nothing of it starts before it is let in, after a crash neither; then all of it does."""
+    story = limited(1, 1)
+    story.fail(story.given()[0])
+    story.submit(run="s")
+    fork = story.resume_ended("r0") if resumes else story.fork("work", "r0")
+    assert isinstance(fork, Run)
+    (other,) = story.given()
+    assert other.run == "s"
+    assert (fork.begun, len(story.engine.entrance)) == (False, 1)
+    again = story.replayed()
+    assert "f" in again.entrance and not again.runs["f"].begun
+
+    story.succeed(other)
+    (lease,) = story.given()
+    assert (lease.run, fork.begun, len(story.engine.entrance)) == ("f", True, 0)
+    assert story.kinds("f")[:2] == ["RunForked", "RunLetIn"]
+    assert not story.replayed().entrance
+
+
+def test_a_fork_at_the_entrance_can_be_paused_resumed_and_cancelled():
+    """Without beginning."""
+    story = limited(1, 1)
+    story.fail(story.given()[0])
+    story.submit(run="s")
+    story.fork("work", "r0")
+    story.tell(Pause("f"))
+    story.tell(Resume("f"))
+    assert [lease.run for lease in story.given()] == ["s"]
+    story.tell(Cancel("f"))
+    assert story.engine.runs["f"].status == "cancelled"
+    assert len(story.engine.entrance) == 0
+    assert "RunLetIn" not in story.kinds("f")
 
 
 def test_priorities_come_from_the_plan_where_a_submission_names_none():

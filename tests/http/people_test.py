@@ -154,6 +154,39 @@ async def test_a_callback_that_could_not_be_told_is_refused(face: Face, url: str
     assert not face.driver.engine.runs
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "https://a.example/"), ({"callback_url": "https://b.example/"}, "https://b.example/"),
+     ({"callback_url": ""}, "")],
+    ids=["its-parents", "its-own", "nowhere"],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["fork", "resume"])
+async def test_the_end_of_a_fork_is_told_where_its_parents_was(
+    face: Face, how: str, given: dict[str, str], expected: str
+):
+    """Or where the request says, or nowhere."""
+    run = await begin(face, callback_url="https://a.example/")
+    await face.http.post(f"/v1/runs/{run}/cancel")
+    body = given | ({"from": "pay"} if how == "fork" else {})
+    answer = await face.http.post(f"/v1/runs/{run}/{how}", json=body)
+    assert answer.status_code == 202, answer.text
+    fork = answer.json()["run_id"]
+    before = len(face.driver.sends)
+    await face.http.post(f"/v1/runs/{fork}/cancel")
+
+    assert face.driver.engine.runs[fork].callback == expected
+    assert [send.url for send in face.driver.sends[before:]] == ([expected] if expected else [])
+
+
+async def test_a_forks_callback_is_checked_like_a_submissions(face: Face):
+    run = await begin(face)
+    body = {"from": "pay", "callback_url": "http://localhost/"}
+    answer = await face.http.post(f"/v1/runs/{run}/fork", json=body)
+
+    assert answer.status_code == 422
+    assert answer.json()["faults"][0]["place"] == "body.callback_url"
+
+
 async def test_a_callback_needs_a_secret_to_sign_it(face: Face):
     """It says which setting."""
     face.backend.settings = face.backend.settings.model_copy(update={"hooks": HooksSettings()})
