@@ -22,6 +22,7 @@ from hive_ray.core.ladder import (
 )
 from hive_ray.core.messages import Lease, Usage
 from hive_ray.core.plan import AccountPlan, Action
+from hive_ray.core.values import decode
 from hive_ray.graph.compiled import ModelPlan, RetryPlan
 from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import agent, chain, llm, tool
@@ -269,6 +270,22 @@ def test_a_call_that_was_shown_less_measures_nothing_for_the_next():
 
     loop = story.engine.runs["r"].visits[lease.serial].loop
     assert loop is not None and (loop.measured_tokens, loop.measured_model) == (0, "small")
+
+
+def test_what_is_asked_is_never_cut():
+    """A task with its inputs is shown whole, at its whole price; too long, it fails once and plainly."""
+    plan = LadderPlan((Rung(context_bytes=1), Rung("cheap")), 10 * SECOND_US, 1, error_percent=1)
+    story = story_of(plan, llm("a", model=DEAR, input_keys=("x",)))
+    story.engine.fleet.ladders["small"] = Level(1)
+    run = story.submit(input={"x": "long " * 1000})
+    lease = story.lease("a")
+    assert decode(lease.inputs["x"]) == "long " * 1000
+    assert story.engine.runs["r"].reserved_nanousd >= 100
+
+    story.fail(lease, FailureKind.CONTEXT_TOO_LONG)
+    story.engine.lowering.sweep(story.now)
+    assert (run.status, run.failure, run.attempts) == ("failed", "CONTEXT_TOO_LONG", 1)
+    assert level(story) == 1
 
 
 def test_with_enough_room_nothing_is_left_out():
