@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, Url, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, client_of, show_json, show_lines
 from hive_ray.cli.keys import keys
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Id of a key, as `keys list` shows it.")]
@@ -50,15 +50,15 @@ def list_keys(url: Url = "", config: Config = None, as_json: Json = False) -> No
     """API: all keys, those that have ended too; never their secrets."""
     with client_of(url, config) as client:
         found = client.get("/v1/keys")["keys"]
-    if as_json:
-        show_json(found)
-        return
-    for key in found:
-        until = key["revoked_at"] or key["expires_at"] or "no end"
-        scopes = ",".join(key["scopes"])
-        used = key["last_used_on"] or "never"
-        of = f"{key['team']:<12} {key['name']:<20} {scopes:<28}"
-        print(f"{key['key_id']}  {key['status']:<8} {of} used {used:<10}  {until}")
+    show_lines(found, as_json, map(_line, found))
+
+
+def _line(key: Mapping[str, Any]) -> str:
+    until = key["revoked_at"] or key["expires_at"] or "no end"
+    scopes = ",".join(key["scopes"])
+    used = key["last_used_on"] or "never"
+    of = f"{key['team']:<12} {key['name']:<20} {scopes:<28}"
+    return f"{key['key_id']}  {key['status']:<8} {of} used {used:<10}  {until}"
 
 
 @keys.command()
@@ -77,10 +77,7 @@ def revoke(key_id: KeyId, url: Url = "", config: Config = None, as_json: Json = 
     """API: end a key at once, for good."""
     with client_of(url, config) as client:
         key = client.send("DELETE", f"/v1/keys/{key_id}")
-    if as_json:
-        show_json(key)
-    else:
-        print(f"key {key['key_id']} ({key['name']}) is revoked")
+    show_lines(key, as_json, [f"key {key['key_id']} ({key['name']}) is revoked"])
 
 
 @keys.command()
@@ -88,11 +85,9 @@ def whoami(url: Url = "", config: Config = None, as_json: Json = False) -> None:
     """API: whom the key belongs to that this command line asks with."""
     with client_of(url, config) as client:
         told = client.get("/v1/whoami")
-    if as_json:
-        show_json(told)
-    else:
-        roles = f", roles {' '.join(told['roles'])}" if told["roles"] else ""
-        print(f"{told['principal']} of team {told['team']}: {' '.join(told['scopes']) or 'no scope'}{roles}")
+    roles = f", roles {' '.join(told['roles'])}" if told["roles"] else ""
+    line = f"{told['principal']} of team {told['team']}: {' '.join(told['scopes']) or 'no scope'}{roles}"
+    show_lines(told, as_json, [line])
 
 
 def _show_secret(key: Mapping[str, Any], as_json: bool) -> None:

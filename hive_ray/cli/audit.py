@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hive_ray.cli.api_keys import seconds_of
-from hive_ray.cli.common import Config, Json, Url, app, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, app, client_of, show_lines
 
 PAGE = 1000
 
@@ -43,11 +43,7 @@ def audit(  # noqa: PLR0913 - each parameter is an option of the command
             page = client.get("/v1/audit", params=params)
             found += page["acts"]
             before = page["next_before_seq"]
-    if as_json:
-        show_json(found)
-        return
-    for act in found:
-        print(_line(act))
+    show_lines(found, as_json, map(_line, found))
 
 
 def _at(text: str, option: str) -> str:

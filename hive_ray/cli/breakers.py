@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, Url, app, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, app, client_of, show_lines
 
 Name = Annotated[str, typer.Argument(metavar="[NAME]", help="model/NAME or tool/NAME; all if absent.")]
 Force = Annotated[str, typer.Option(help="open, closed, or auto: it decides by itself again.")]
@@ -36,11 +36,7 @@ def breakers(
             found = [client.get(f"/v1/breakers/{name}")]
         else:
             found = client.get("/v1/breakers")["breakers"]
-    if as_json:
-        show_json(found[0] if name else found)
-        return
-    for breaker in found:
-        print(_line(breaker))
+    show_lines(found[0] if name else found, as_json, map(_line, found))
 
 
 def _line(breaker: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, Url, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, client_of, show_lines
 from hive_ray.cli.groups import showing_group
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ def show(
     """All accounts, or one: limit, spent, reserved, window."""
     with client_of(url, config) as client:
         found = [client.get(address(scope))] if scope else all_budgets(client)
-    if as_json:
-        show_json(found[0] if scope else found)
-        return
-    for text in lines(found) if not scope else details(found[0]):
-        print(text)
+    if scope:
+        _show_one(found[0], as_json)
+    else:
+        show_lines(found, as_json, lines(found))
 
 
 @budgets.command("set")
@@ -126,11 +125,7 @@ def all_budgets(client: Client) -> list[dict[str, Any]]:
 
 
 def _show_one(told: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(told)
-        return
-    for text in details(told):
-        print(text)
+    show_lines(told, as_json, details(told))
 
 
 # --- text --------------------------------------------------------------------------------------------

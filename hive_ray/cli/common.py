@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,15 @@ ApprovalId = Annotated[str, typer.Argument(metavar="APPROVAL")]
 
 def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_lines(told: Any, as_json: bool, lines: Iterable[str]) -> None:
+    """What was told as JSON, or as text, which is made only then."""
+    if as_json:
+        show_json(told)
+        return
+    for line in lines:
+        print(line)
 
 
 def client_of(url: str, config: Path | None) -> Client:

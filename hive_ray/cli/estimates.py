@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hive_ray.cli.beginning import Agent, Budget, Input
-from hive_ray.cli.common import Config, Json, Url, app, client_of, read_input, show_json
+from hive_ray.cli.common import Config, Json, Url, app, client_of, read_input, show_lines
 
 
 @app.command()
@@ -26,11 +26,7 @@ def estimate(
     values = read_input(given)
     with client_of(url, config) as client:
         told = client.estimate(graph, input=values, agent=agent, budget_usd=budget_usd)
-    if as_json:
-        show_json(told)
-        return
-    for text in lines(told):
-        print(text)
+    show_lines(told, as_json, lines(told))
 
 
 def lines(told: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, Url, app, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, app, client_of, show_lines
 
 Model = Annotated[str, typer.Argument(metavar="[MODEL]", help="As graphs ask for it; all if absent.")]
 
@@ -17,11 +17,7 @@ def ladders(model: Model = "", url: Url = "", config: Config = None, as_json: Js
     """Show on which rung of its degrade ladder each model stands, since when and why."""
     with client_of(url, config) as client:
         found = [client.get(f"/v1/ladders/{model}")] if model else client.get("/v1/ladders")["ladders"]
-    if as_json:
-        show_json(found[0] if model else found)
-        return
-    for ladder in found:
-        print(line_of(ladder))
+    show_lines(found[0] if model else found, as_json, map(line_of, found))
 
 
 def line_of(ladder: Mapping[str, Any]) -> str:

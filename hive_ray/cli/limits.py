@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
 
 from hive_ray.cli.budgets import NO_LIMIT, Why
-from hive_ray.cli.common import Config, Json, Url, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, client_of, show_lines
 from hive_ray.cli.groups import showing_group
 
 pools = showing_group("pools", "Pools: workers, queues, what steps wait for, limits.")
@@ -36,12 +37,8 @@ def show_pools(
     """All pools, or one."""
     with client_of(url, config) as client:
         found = [client.get(f"/v1/pools/{name}")] if name else client.get("/v1/pools")["pools"]
-    if as_json:
-        show_json(found[0] if name else found)
-        return
-    for pool in found:
-        for text in _pool_lines(pool):
-            print(text)
+    lines = chain.from_iterable(map(_pool_lines, found))
+    show_lines(found[0] if name else found, as_json, lines)
 
 
 @pools.command("set")
@@ -77,11 +74,7 @@ def reset_pool(name: Pool, url: Url = "", config: Config = None, as_json: Json =
 
 
 def _show_pool(told: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(told)
-        return
-    for text in _pool_lines(told):
-        print(text)
+    show_lines(told, as_json, _pool_lines(told))
 
 
 def _pool_lines(pool: Mapping[str, Any]) -> Iterator[str]:
@@ -117,11 +110,7 @@ def show_rates(
     """All rates, or one."""
     with client_of(url, config) as client:
         found = [client.get(f"/v1/rates/{name}")] if name else client.get("/v1/rates")["rates"]
-    if as_json:
-        show_json(found[0] if name else found)
-        return
-    for rate in found:
-        print(_rate_line(rate))
+    show_lines(found[0] if name else found, as_json, map(_rate_line, found))
 
 
 @rates.command("set")
@@ -140,7 +129,7 @@ def set_rate(
         now = client.get(f"/v1/rates/{name}")
         body = {key: now[key] if value is None else value for key, value in given.items()}
         told = client.send("PUT", f"/v1/rates/{name}", body | {"reason": reason})
-    show_json(told) if as_json else print(_rate_line(told))
+    show_lines(told, as_json, [_rate_line(told)])
 
 
 @rates.command("reset")
@@ -148,7 +137,7 @@ def reset_rate(name: Rated, url: Url = "", config: Config = None, as_json: Json 
     """Go back to the configuration's rates."""
     with client_of(url, config) as client:
         told = client.send("DELETE", f"/v1/rates/{name}")
-    show_json(told) if as_json else print(_rate_line(told))
+    show_lines(told, as_json, [_rate_line(told)])
 
 
 def _rate_line(rate: Mapping[str, Any]) -> str:
@@ -169,11 +158,7 @@ def show_limits(url: Url = "", config: Config = None, as_json: Json = False) -> 
     """Parallel runs: limits, under way, waiting to begin."""
     with client_of(url, config) as client:
         found = client.get("/v1/limits")["limits"]
-    if as_json:
-        show_json(found)
-        return
-    for one in found:
-        print(_runs_line(one))
+    show_lines(found, as_json, map(_runs_line, found))
 
 
 @limits.command("set")
@@ -188,7 +173,7 @@ def set_limit(
     """Change how many runs may be under way; it holds at once."""
     with client_of(url, config) as client:
         told = client.send("PUT", f"/v1/limits/{scope}", {"runs": runs, "reason": reason})
-    show_json(told) if as_json else print(_runs_line(told))
+    show_lines(told, as_json, [_runs_line(told)])
 
 
 @limits.command("reset")
@@ -196,7 +181,7 @@ def reset_limit(scope: Running, url: Url = "", config: Config = None, as_json: J
     """Go back to the configuration's number."""
     with client_of(url, config) as client:
         told = client.send("DELETE", f"/v1/limits/{scope}")
-    show_json(told) if as_json else print(_runs_line(told))
+    show_lines(told, as_json, [_runs_line(told)])
 
 
 def _runs_line(one: Mapping[str, Any]) -> str:
@@ -231,10 +216,11 @@ def end(url: Url = "", config: Config = None, as_json: Json = False) -> None:
 
 
 def _show_maintenance(told: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(told)
-        return
+    show_lines(told, as_json, _maintenance_lines(told))
+
+
+def _maintenance_lines(told: Mapping[str, Any]) -> Iterator[str]:
     state = f"on, begun by {told['by']}: nothing new is admitted" if told["on"] else "off"
-    print(f"maintenance {state}")
+    yield f"maintenance {state}"
     if "live_runs" in told:
-        print(f"{told['live_runs']} live run(s), {told['queued_steps']} step(s) queued")
+        yield f"{told['live_runs']} live run(s), {told['queued_steps']} step(s) queued"

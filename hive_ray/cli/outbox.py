@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import Config, Json, Url, app, client_of, show_json
+from hive_ray.cli.common import Config, Json, Url, app, client_of, show_lines
 
 State = Annotated[str, typer.Option(help="Only these: pending, delivered or failed.")]
 RunOf = Annotated[str, typer.Option("--run", help="Only those about this run.")]
@@ -26,11 +26,7 @@ def outbox(
     """Notifications: what is to be sent, and what came of the newest that were."""
     with client_of(url, config) as client:
         found = list(islice(client.outbox(state=state, run_id=run, limit=min(limit, 1000)), limit))
-    if as_json:
-        show_json(found)
-        return
-    for one in found:
-        print(_line(one))
+    show_lines(found, as_json, map(_line, found))
 
 
 def _line(one: dict[str, Any]) -> str:
