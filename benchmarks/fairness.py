@@ -1,8 +1,10 @@
 """How long one team waits while another has ten thousand runs in line.
 
 ``python -m benchmarks.fairness --json`` prints one line with ``p99_alone_ms`` and ``p99_beside_ms``: the time
-from a run's submission to the start of its first step, as the journal has them. Blocks alternate: alone, then
-beside a crowd that is submitted before and cancelled after. A step takes 50 ms; every slot is taken.
+from the call that submits a run to the moment at which the function of its first step is called on a worker.
+Blocks alternate: alone, then beside a crowd that is submitted before and cancelled after. A step takes 0.2 s;
+the crowd fills every slot that it may have. ``decided`` is the part of it for which the controller alone
+answers: from the decision that begins the run to the one that leases its step.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import asyncio
 import contextlib
 import json
 import statistics
+import time
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,12 +24,14 @@ from benchmarks.cluster import Cluster, chain, cluster, ray_session
 from hive_ray.control.queries import WatchRun
 from hive_ray.core.commands import Cancel, Submit
 from hive_ray.core.messages import StepContent
-from hive_ray.core.values import inline
+from hive_ray.core.values import decode, inline
 from hive_ray.graph.compiled import CompiledGraph
-from hive_ray.state.access import open_state
+from hive_ray.state.access import content_codec, open_state
+from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 
 SLOTS = 32
+WORKERS = 4
 BATCH = 500
 
 
@@ -63,28 +68,48 @@ async def disperse(running: Cluster, runs: list[str]) -> None:
         await running.ask(WatchRun(run, until_end=True))
 
 
-async def sample(running: Cluster, graph: CompiledGraph, samples: int) -> list[str]:
-    """One run after the other."""
-    done: list[str] = []
+async def sample(running: Cluster, graph: CompiledGraph, samples: int) -> dict[str, int]:
+    """One run after the other: when each was submitted, in nanoseconds since the epoch."""
+    begun: dict[str, int] = {}
     for _ in range(samples):
         command = submission(graph, "few")
+        begun[command.run] = time.time_ns()
         await running.ask(command, team="few")
         await running.ask(WatchRun(command.run, until_end=True), team="few")
-        done.append(command.run)
-    return done
+    return begun
 
 
-def waits_ms(running: Cluster, runs: list[str]) -> list[float]:
-    """From submission to the start of the first step."""
-    wanted = set(runs)
-    begun: dict[str, int] = {}
-    waited: list[float] = []
+class Waits(NamedTuple):
+    """Milliseconds, one of each a run."""
+
+    called: list[float]
+    """From the call that submits it until its function is called."""
+    decided: list[float]
+    """From the decision that begins it to the one that leases its step."""
+
+
+def waits_ms(running: Cluster, begun: dict[str, int]) -> Waits:
+    """How long the sampled runs waited, as the journal and their results have it."""
+    codec = content_codec(running.settings)
+    submitted: dict[str, int] = {}
+    waits = Waits([], [])
     for row in every_row(open_state(running.settings), 0):
-        if row.run in wanted and row.kind == "RunSubmitted":
-            begun[row.run] = row.time_us
-        elif row.run in wanted and row.kind == "StepStarted":
-            waited.append((row.time_us - begun[row.run]) / 1000)
-    return waited
+        if row.run not in begun:
+            continue
+        if row.kind == "RunSubmitted":
+            submitted[row.run] = row.time_us
+        elif row.kind == "StepStarted":
+            waits.decided.append((row.time_us - submitted[row.run]) / 1000)
+        elif row.kind == "StepSucceeded":
+            recorded = read_row("journal", row, codec)
+            assert recorded is not None
+            called_ns = int(decode(recorded.content.outputs["x"]))
+            waits.called.append((called_ns - begun[row.run]) / 1e6)
+    return waits
+
+
+def median(values: list[float]) -> float:
+    return round(statistics.median(values), 2)
 
 
 def p99(values: list[float]) -> float:
@@ -94,34 +119,38 @@ def p99(values: list[float]) -> float:
 async def measure(samples: int, blocks: int, others: int) -> dict[str, Any]:
     """All samples of both kinds, in blocks that alternate."""
     graph = naps()
-    alone: list[str] = []
-    beside: list[str] = []
+    alone: dict[str, int] = {}
+    beside: dict[str, int] = {}
     left: list[int] = []
-    async with cluster(SLOTS) as running:
+    async with cluster(SLOTS // WORKERS, WORKERS) as running:
         running.add_graph(graph)
         await sample(running, graph, 5)
         for _ in range(blocks):
-            alone += await sample(running, graph, samples // blocks)
+            alone |= await sample(running, graph, samples // blocks)
             runs = await crowd(running, graph, others)
-            beside += await sample(running, graph, samples // blocks)
+            beside |= await sample(running, graph, samples // blocks)
             left.append((await running.standing())["queued"]["function"])
             await disperse(running, runs)
         waited_alone, waited_beside = waits_ms(running, alone), waits_ms(running, beside)
     return {
-        "samples": len(waited_alone),
-        "samples_beside": len(waited_beside),
+        "samples": len(waited_alone.called),
+        "samples_beside": len(waited_beside.called),
         "in_line_at_the_end_of_a_block": min(left),
-        "p50_alone_ms": round(statistics.median(waited_alone), 2),
-        "p50_beside_ms": round(statistics.median(waited_beside), 2),
-        "p99_alone_ms": p99(waited_alone),
-        "p99_beside_ms": p99(waited_beside),
+        "p50_alone_ms": median(waited_alone.called),
+        "p50_beside_ms": median(waited_beside.called),
+        "p99_alone_ms": p99(waited_alone.called),
+        "p99_beside_ms": p99(waited_beside.called),
+        "decided_p50_alone_ms": median(waited_alone.decided),
+        "decided_p50_beside_ms": median(waited_beside.decided),
+        "decided_p99_alone_ms": p99(waited_alone.decided),
+        "decided_p99_beside_ms": p99(waited_beside.decided),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--others", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

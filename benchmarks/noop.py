@@ -1,6 +1,7 @@
 """Functions for the benchmarks: steps that do nothing, so that only the system is measured."""
 
 import asyncio
+import time
 
 from hive_ray.workers.tools import function
 
@@ -13,9 +14,10 @@ def noop(x: str) -> dict[str, str]:
 
 @function(idempotent=True)
 async def nap(x: str) -> dict[str, str]:
-    """Take a twentieth of a second, as a quick call to a service does."""
+    """Take a fifth of a second, as a call to a service does; says when it was called."""
+    called_ns = time.time_ns()
     await asyncio.sleep(NAP_S)
-    return {"x": x}
+    return {"x": str(called_ns)}
 
 
-NAP_S = 0.05
+NAP_S = 0.2

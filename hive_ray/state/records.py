@@ -36,7 +36,7 @@ class Rows:
 
     def __init__(self, codec: ContentCodec) -> None:
         self._codec = codec
-        self._rows: list[tuple[int, int, str, str, bytes, bytes]] = []
+        self._rows: list[_Waiting] = []
         self._bytes = 0
         self._cuts: list[tuple[int, int]] = []
 
@@ -49,37 +49,47 @@ class Rows:
         Args:
             key: reference to the key of its run, or of the state.
         """
-        event = drafted.event
         content = drafted.content
-        run = event.run
-        body = _encode(event)
-        self._bytes += len(body) + len(content) + ROW_BYTES
         if content:
             if drafted.conversation:
                 key = conversation_key(key)
-            content = self._codec.seal(content, (run, str(seq)), key)
-        self._rows.append((seq, time_us, run, event.__class__.__name__, body, content))
+            content = self._codec.seal(content, (drafted.event.run, str(seq)), key)
+            self._bytes += len(content)
+        self._rows.append((seq, time_us, drafted.event, content))
 
     def cut(self) -> None:
         """A decision is complete."""
-        if self._bytes - (self._cuts[-1][1] if self._cuts else 0) >= SEGMENT_BYTES:
-            self._cuts.append((len(self), self._bytes))
+        size = self._bytes + ROW_BYTES * len(self._rows)
+        if size - (self._cuts[-1][1] if self._cuts else 0) >= SEGMENT_BYTES:
+            self._cuts.append((len(self._rows), size))
 
     def take(self) -> Columns:
         """The rows of the next segment, at most about ``SEGMENT_BYTES``; the rest stay."""
         if not self._cuts:
             rows, self._rows = self._rows, []
             self._bytes, self._cuts = 0, []
-            return Columns(*zip(*rows, strict=True))
+            return _columns(rows)
         count, size = self._cuts.pop(0)
         rows, self._rows = self._rows[:count], self._rows[count:]
-        self._bytes -= size
+        self._bytes -= size - ROW_BYTES * count
         self._cuts = [(later - count, total - size) for later, total in self._cuts]
-        return Columns(*zip(*rows, strict=True))
+        return _columns(rows)
 
 
-ROW_BYTES = 64
-"""What a row weighs besides its body and content."""
+_Waiting = tuple[int, int, Event, bytes]
+"""Sequence number, time, event, sealed content."""
+
+
+def _columns(rows: list[_Waiting]) -> Columns:
+    """Encode the events of a segment, all at once: each by itself costs twice as much."""
+    seqs, times_us, events, contents = zip(*rows, strict=True)
+    names = [event.run for event in events]
+    kinds = [event.__class__.__name__ for event in events]
+    return Columns(seqs, times_us, names, kinds, list(map(_encode, events)), contents)
+
+
+ROW_BYTES = 256
+"""What a row weighs besides its content, about: it is encoded when its segment is."""
 SEGMENT_BYTES = 4 * 1024 * 1024
 
 
