@@ -15,7 +15,6 @@ import contextlib
 import json
 import statistics
 import time
-import uuid
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,9 +28,10 @@ from hive_ray.graph.compiled import CompiledGraph
 from hive_ray.state.access import content_codec, open_state
 from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
+from serve.backend import new_run_id
 
 SLOTS = 32
-WORKERS = 4
+WORKERS = 1
 BATCH = 500
 
 
@@ -44,7 +44,7 @@ def naps() -> CompiledGraph:
 
 def submission(graph: CompiledGraph, team: str) -> Submit:
     content = StepContent(outputs={"x": inline("x")})
-    return Submit(uuid.uuid4().hex, "bench", team, "bench", graph.version, content)
+    return Submit(new_run_id(), "bench", team, "bench", graph.version, content)
 
 
 async def crowd(running: Cluster, graph: CompiledGraph, runs: int) -> list[str]:

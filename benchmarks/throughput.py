@@ -13,7 +13,6 @@ import asyncio
 import json
 import statistics
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -27,13 +26,14 @@ from hive_ray.core.values import inline
 from hive_ray.state.access import content_codec, open_state
 from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
+from serve.backend import new_run_id
 
 PAYLOAD = "x" * 1024
 
 
 def submission(graph: str) -> Submit:
     content = StepContent(outputs={"x": inline(PAYLOAD)})
-    return Submit(uuid.uuid4().hex, "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000)
+    return Submit(new_run_id(), "bench", "default", "bench", graph, content, budget_nanousd=1_000_000_000)
 
 
 async def wave(running: Cluster, graph: str, runs: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import secrets
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 1024 * 1024
 TICK_S = 0.02
+SWITCH_S = 0.0005
+"""How long the event loop waits for the interpreter while a thread has it; CPython's own 5 ms add up."""
 RETRY_WRITE_S = 0.2
 RESTART_PAUSE_S = 2.0
 
@@ -158,6 +161,7 @@ class ControllerImpl:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         gc.enable()
+        sys.setswitchinterval(SWITCH_S)
         apart = (
             None if self._store.url.startswith("memory:") else Historian(self._settings_json, self._partition)
         )

@@ -44,6 +44,9 @@ REST = 3
 """Work is followed by a rest of so many times its length: it shares the interpreter with the event loop."""
 BUSY_EVENTS_PER_S = 5_000
 """While more is decided the history gives way: it can wait, people cannot."""
+APART_EVENTS_PER_S = 300
+"""While more is decided a process of its own compacts, if there can be one: a thread makes the event loop wait
+for the interpreter, some milliseconds at a time."""
 SAMPLE_US = 1_000_000
 BUSY_REST_US = 30_000_000
 """From one piece of work to the next under load."""
@@ -109,7 +112,7 @@ class Keeper:
         """What earlier incarnations left behind is gone."""
         self._begun_us = 0
         self._sample = _Sample(0, 0)
-        self._is_loaded = False
+        self._is_loaded = self._has_company = False
         self._broke = False
         """The last piece of work broke: its manifest may stand all the same, and its segments be gone."""
 
@@ -181,8 +184,9 @@ class Keeper:
         )
 
     def _elsewhere(self, shell: Shell) -> Apart | None:
-        """The process that compacts, while the controller is busy and it did not break just now."""
-        return self._apart if self._is_loaded and shell.mono_us >= self._apart_again_us else None
+        """The process that compacts: while there is other work, or it runs anyway; not if it broke just now."""
+        wanted = self._has_company or shell.mono_us < self._dismiss_us
+        return self._apart if wanted and shell.mono_us >= self._apart_again_us else None
 
     def _dismiss(self, shell: Shell) -> None:
         assert self._apart is not None
@@ -199,6 +203,7 @@ class Keeper:
         if since_us >= SAMPLE_US:
             decided = shell.durable_seq - self._sample.seq
             self._is_loaded = decided * 1_000_000 > BUSY_EVENTS_PER_S * since_us
+            self._has_company = decided * 1_000_000 > APART_EVENTS_PER_S * since_us
             self._sample = _Sample(shell.mono_us, shell.durable_seq)
         if not self._is_loaded or self._elsewhere(shell) is not None:
             return False
