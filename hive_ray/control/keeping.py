@@ -45,8 +45,8 @@ REST = 3
 BUSY_EVENTS_PER_S = 5_000
 """While more is decided the history gives way: it can wait, people cannot."""
 APART_EVENTS_PER_S = 300
-"""While more is decided a process of its own compacts, if there can be one: a thread makes the event loop wait
-for the interpreter, some milliseconds at a time."""
+"""While more is decided a process of its own compacts, if there can be one: a thread makes the event loop
+wait for the interpreter, some milliseconds at a time."""
 SAMPLE_US = 1_000_000
 BUSY_REST_US = 30_000_000
 """From one piece of work to the next under load."""
@@ -184,7 +184,7 @@ class Keeper:
         )
 
     def _elsewhere(self, shell: Shell) -> Apart | None:
-        """The process that compacts: while there is other work, or it runs anyway; not if it broke just now."""
+        """The process that compacts, beside other work or if it runs anyway; not if it broke just now."""
         wanted = self._has_company or shell.mono_us < self._dismiss_us
         return self._apart if wanted and shell.mono_us >= self._apart_again_us else None
 
