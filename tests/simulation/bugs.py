@@ -11,6 +11,7 @@ from hive_ray.control.shell import Reply, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core import events as ev
 from hive_ray.core import fleet, run, steps
+from hive_ray.core.accounts import Accounts
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.messages import Outcome
@@ -113,6 +114,11 @@ def resumed_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "_note_successor", lambda engine, of: None)
 
 
+def every_account_has_room(patch: pytest.MonkeyPatch) -> None:
+    """Steps are paid for out of accounts that have nothing left."""
+    patch.setattr(Accounts, "fits", lambda accounts, root, hold: True)
+
+
 BUGS: dict[Switch, int] = {
     no_fencing: 2,
     commit_after_effect: 1,
@@ -126,5 +132,6 @@ BUGS: dict[Switch, int] = {
     forgotten_key: 2,
     forks_billed_to_nobody: 6,
     resumed_twice: 6,
+    every_account_has_room: 6,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""
