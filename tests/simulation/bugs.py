@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hive_ray.control import access
 from hive_ray.control.shell import Reply, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core import events as ev
@@ -119,19 +120,25 @@ def every_account_has_room(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Accounts, "fits", lambda accounts, root, hold: True)
 
 
+def nothing_is_hidden(patch: pytest.MonkeyPatch) -> None:
+    """What belongs to a team exists for everybody."""
+    patch.setattr(access, "hidden", lambda principal, request, engine: None)
+
+
 BUGS: dict[Switch, int] = {
     no_fencing: 2,
     commit_after_effect: 1,
     lease_outside_the_state: 2,
     retry_of_what_must_not_be_repeated: 4,
     settled_twice: 2,
-    lost_wake_up: 3,
+    lost_wake_up: 8,
     snapshot_without_a_dirty_run: 3,
     acknowledged_before_durable: 1,
     last_segment_skipped: 1,
     forgotten_key: 2,
     forks_billed_to_nobody: 6,
-    resumed_twice: 6,
+    resumed_twice: 10,
     every_account_has_room: 6,
+    nothing_is_hidden: 4,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""

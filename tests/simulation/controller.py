@@ -10,15 +10,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hive_ray.config import Settings
 from hive_ray.control import queries
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
+from hive_ray.control.door import Door, Entered
+from hive_ray.control.envelope import Asked
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.sending import Send
-from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write
+from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write, anybody
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Fork, Refused, Register, Submit
+from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft, Event
 from hive_ray.core.keys import STATE_KEY
 from hive_ray.core.messages import AttachRequest, ExchangeRequest
@@ -43,6 +47,7 @@ ENVIRONMENT = "simulation"
 TICK_US, MOST_TICK_US = 100_000, 800_000
 RETRY_WRITE_US = 200_000
 RETRY_RECOVERY_US = 300_000
+DOOR = Door(Settings())
 FIRST_CLUSTER = "cluster-1"
 UNLUCKY_TRIES = 6
 """Recoveries that fail before the store is spared: with hundreds of segments none might ever succeed."""
@@ -339,6 +344,16 @@ class Controller:
         if shell is None:
             call.fail()
             return
+        if isinstance(request, Asked):
+            entered = DOOR.enter(request, shell.engine.fleet.api_keys, self.world.clock.wall_us)
+        else:
+            entered = request
+        if isinstance(entered, Refused):
+            call.answer(Answer(refused=entered))
+            return
+        self._enter(shell, call, entered)
+
+    def _enter(self, shell: Shell, call: Call, request: object) -> None:
         refused = self._know_graph(shell, request) or self._know_key(request)
         if refused is not None:
             call.answer(Answer(refused=refused))
@@ -351,6 +366,10 @@ class Controller:
 
     def _hand_over(self, shell: Shell, number: int, request: Any) -> None:
         clock = self._clock()
+        let = anybody
+        if isinstance(request, Entered):
+            let = partial(self._let, request)
+            request = request.request
         match request:
             case AttachRequest():
                 shell.attach(number, request, clock)
@@ -361,9 +380,12 @@ class Controller:
             case queries.ListRuns():
                 shell.list_runs(number, request, clock)
             case _ if isinstance(request, queries.QUERIES):
-                shell.query(number, request.look, clock, queries.runs_of(request, shell.engine))
+                shell.query(number, request.look, clock, queries.runs_of(request, shell.engine), let)
             case _:
-                shell.command(number, request, clock)
+                shell.command(number, request, clock, let)
+
+    def _let(self, entered: Entered, engine: Engine) -> Refused | None:
+        return DOOR.let(entered, engine, self.world.clock.wall_us)
 
     def _know_graph(self, shell: Shell, request: Any) -> Refused | None:
         if isinstance(request, Submit | Fork | Register) and request.graph not in shell.engine.graphs:

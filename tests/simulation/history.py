@@ -17,7 +17,7 @@ from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
 from tests.core.graphs import Facts
-from tests.simulation import afterwards, limits, monkey, onlooker, operators
+from tests.simulation import afterwards, limits, monkey, onlooker, operators, strangers
 from tests.simulation.monkey import HOUR_US
 from tests.simulation.moves import Pace, Player
 from tests.simulation.people import People, User
@@ -92,6 +92,7 @@ class History:
         Player(world, limits.MOVES, Pace(plan.every_us, 12))
         if plan.has("limits"):
             limits.Treasurer(world)
+        Player(world, strangers.MOVES, Pace(100_000, 12))
         Player(world, onlooker.MOVES, Pace(200_000, 16))
 
     def _live(self) -> None:
