@@ -15,6 +15,7 @@ from hive_ray.core.commands import (
     StopSpending,
 )
 from hive_ray.core.messages import StepContent
+from hive_ray.core.plan import RatePlan
 from tests.simulation.budgets import ACCOUNTS, BREAKING, RATED, RUNNING, SCOPES, draw_budget, draw_rate
 from tests.simulation.moves import Move
 from tests.simulation.people import nothing, nothing_to_say
@@ -23,6 +24,7 @@ from tests.simulation.world import World
 REFUSALS = 20
 LEAST_NANOUSD = 100
 WHY = StepContent(message="they say so")
+NO_RATE = RatePlan()
 PURSE_US = 100_000
 
 
@@ -113,7 +115,7 @@ def _raise_limits(world: World) -> None:
 
 
 def lift(world: World) -> None:
-    """At the end nothing keeps runs from ending but limits that were there from the beginning."""
+    """At the end nothing keeps runs from ending but budgets: hundreds in line would take days."""
     if not all(command is None for command in _left(world)):
         for command in _left(world):
             if command is not None:
@@ -128,6 +130,10 @@ def _left(world: World) -> list[object]:
     fleet = controller.shell.engine.fleet
     stopped: list[object] = [AllowSpending(scope) for scope in fleet.stopped]
     stopped += [ForceBreaker(name, "auto", WHY) for name, breaker in fleet.breakers.items() if breaker.forced]
+    plan, changes, force = fleet.plan, fleet.changes, controller.shell.engine.force
+    rates = [name for name in {**plan.rates, **changes.rates} if (force.rate(name) or NO_RATE) != NO_RATE]
+    stopped += [ChangeRate(name, NO_RATE) for name in rates]
+    stopped += [ChangeRunsLimit(name, 0) for name in {**plan.runs, **changes.runs} if force.runs(name)]
     return [*stopped, Maintain(False) if fleet.maintenance else None]
 
 
