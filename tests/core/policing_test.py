@@ -160,7 +160,8 @@ def test_the_model_of_a_loop_is_told_of_other_arguments_and_of_no_others():
     """Whatever comes of the call; what was approved as it stood is the model's own."""
     story = ruled(TALKING, rule("money", "require_approval", tags=("moves_money",)))
     story.turn(story.lease("talk"), "pay", "pay", "pay")
-    for answer in ({"n": 7}, {"n": 8}, {}):
+    answers: list[dict[str, Any]] = [{"n": 7}, {"n": 8}, {}]
+    for answer in answers:
         assert "talk" not in story.leases()
         story.resolve("edit" if answer else "approve", **answer)
         lease = story.lease("talk/pay")

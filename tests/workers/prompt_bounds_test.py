@@ -172,7 +172,8 @@ def test_nor_with_arguments_that_a_person_gave(data: st.DataObject):
             if story.wait()[1].reason == "client":
                 story.signal(data.draw(texts))
             else:
-                story.resolve("edit", **data.draw(edits))
+                edited: dict[str, Any] = data.draw(edits)
+                story.resolve("edit", **edited)
         elif not leases:
             break
 
