@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from hive_ray.errors import KeyErased
+from hive_ray.errors import KeyErased, ObjectMissing
 from hive_ray.state.content import ContentCodec
 from hive_ray.state.snapshot_items import open_item
 from hive_ray.state.snapshots import Item
@@ -86,22 +87,25 @@ def rows(data: bytes) -> list[dict[str, object]]:
 
 def readable(store: Store, codec: ContentCodec) -> Iterator[tuple[str, bytes]]:
     """Everything sealed that still opens with the keys of the state, by the object it lies in."""
-    for name in store.list(""):
-        for place, data in _sealed(name, store.get(name)):
-            try:
-                yield name, codec.open(data, place)
-            except KeyErased:
-                continue
-        for row in rows(store.get(name)) if name.startswith("snapshots/") and "/parts/" in name else []:
-            try:
-                yield name, open_item(codec, str(row["key"]), Item(row["seq"], row["data"]))  # type: ignore[arg-type]
-            except KeyErased:
-                continue
-        for row in rows(store.get(name)) if name.startswith("runs/") else []:
-            try:
-                yield name, open_item(codec, f"run/{row['run_id']}", Item(row["seq"], row["state"]))  # type: ignore[arg-type]
-            except KeyErased:
-                continue
+    seen: set[str] = set()
+    while fresh := [name for name in store.list("") if name not in seen]:
+        seen.update(fresh)
+        for name in fresh:
+            # What a live controller compacts meanwhile is in a newer file, which the next listing names.
+            with suppress(ObjectMissing):
+                yield from _opened(name, store.get(name), codec)
+
+
+def _opened(name: str, stored: bytes, codec: ContentCodec) -> Iterator[tuple[str, bytes]]:
+    for place, data in _sealed(name, stored):
+        with suppress(KeyErased):
+            yield name, codec.open(data, place)
+    for row in rows(stored) if name.startswith("snapshots/") and "/parts/" in name else []:
+        with suppress(KeyErased):
+            yield name, open_item(codec, str(row["key"]), Item(row["seq"], row["data"]))  # type: ignore[arg-type]
+    for row in rows(stored) if name.startswith("runs/") else []:
+        with suppress(KeyErased):
+            yield name, open_item(codec, f"run/{row['run_id']}", Item(row["seq"], row["state"]))  # type: ignore[arg-type]
 
 
 def opens(store: Store, codec: ContentCodec, canary: str) -> list[str]:
