@@ -193,8 +193,7 @@ class Engine:
         if after is not None:
             after(fleet_now, run, event)
         if root is not None and kind is not _STARTED:
-            if fleet.anything_aside(fleet_now):
-                self.dispatch.freed(root, freed)
+            self.dispatch.freed(root, freed)
             self._freed = freed
             if freed is not None and self.force.limits_accounts:
                 self._spent.extend(fleet_now.accounts.due_for_warning(root, freed))
