@@ -18,7 +18,9 @@ from hive_ray.graph.spec import ApprovalSpec, FallbackSpec, GraphSpec, NodeSpec,
 
 Json = Any
 AWAY = ("TIMEOUT", "RATE_LIMITED", "TOOL_UNAVAILABLE", "LLM_UNAVAILABLE")
-"""Failure kinds that say that something is away; only these can have a fallback."""
+"""Failure kinds that say that something is away: what a fallback is for unless it says otherwise."""
+_DECLARED = (*AWAY, "CONTEXT_TOO_LONG")
+"""Failure kinds that can have a fallback."""
 ROUTE = "route"
 _WITHOUT_STEP = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
 
@@ -38,7 +40,7 @@ def plan_fallbacks(
         if plan is not None:
             plans.append(plan)
     last = next((i for i, plan in enumerate(plans) if plan.kind in _ENDS), len(plans))
-    if last + 1 < len(plans) and plans[last].on == AWAY:
+    if any(set(plan.on) <= set(plans[last].on) for plan in plans[last + 1 :]):
         findings.warn(place, f"what comes after the {plans[last].kind} is never reached", "put it before")
     return tuple(plans)
 
@@ -85,10 +87,10 @@ class _Planner:
 
     def _on(self) -> tuple[str, ...]:
         for name in self._fallback.on:
-            if name not in AWAY:
+            if name not in _DECLARED:
                 known = name in FAILURE_KINDS
                 problem = f"'{name}' does not say that something is away" if known else f"no kind '{name}'"
-                self._findings.error(f"{self._place}.on", problem, f"use {', '.join(AWAY)}")
+                self._findings.error(f"{self._place}.on", problem, f"use {', '.join(_DECLARED)}")
         return tuple(self._fallback.on) or AWAY
 
     def _model(self, on: tuple[str, ...], asks_model: bool) -> FallbackPlan | None:

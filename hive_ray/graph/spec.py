@@ -104,7 +104,8 @@ class FallbackSpec(Spec):
     """The node's outputs."""
     human: ApprovalSpec | None = None
     on: Names = []
-    """``TIMEOUT``, ``RATE_LIMITED``, ``TOOL_UNAVAILABLE``, ``LLM_UNAVAILABLE``; all of them by default."""
+    """``TIMEOUT``, ``RATE_LIMITED``, ``TOOL_UNAVAILABLE``, ``LLM_UNAVAILABLE`` (these four by default) and
+    ``CONTEXT_TOO_LONG``."""
 
 
 def _as_list(value: Any) -> Any:

@@ -71,6 +71,10 @@ def test_several_are_taken_in_order():
     spec = parse_graph({"id": "g", "nodes": [TOOL | {"fallback": rows}], "entry_node": "a"})
     assert ["never reached" in str(found) for found in lint(spec, PLACE)] == [True]
 
+    behind = [{"value": {"x": 1}}, {"human": {}, "on": ["CONTEXT_TOO_LONG"]}]
+    spec = parse_graph({"id": "g", "nodes": [TOOL | {"fallback": behind}], "entry_node": "a"})
+    assert not lint(spec, PLACE)
+
 
 def test_a_person_is_asked_for_every_output():
     """With what the node's schema says of each; those that may be null may be left out."""
@@ -115,6 +119,14 @@ def test_a_person_in_the_place_of_a_router_is_asked_for_the_route():
 )
 def test_a_fallback_that_cannot_be_is_refused_by_name(node: Any, fallback: Any, place: str, says: str):
     assert says in faults(node, fallback)[f"nodes.a.fallback{place}"]
+
+
+def test_a_prompt_that_is_too_long_has_a_fallback_where_it_is_declared():
+    """Another model may have more room; nothing is away, so it is not among those meant by default."""
+    (fallback,) = plan(LLM, {"model": "cheap", "on": ["CONTEXT_TOO_LONG"]}).fallbacks
+
+    assert fallback.on == ("CONTEXT_TOO_LONG",)
+    assert "CONTEXT_TOO_LONG" not in AWAY
 
 
 def test_a_default_value_must_fit_the_schema():
