@@ -18,11 +18,10 @@ from hive_ray.control.views import RunView
 from hive_ray.core.commands import Fork, Refused, Submit
 from hive_ray.core.keys import NO_KEY, conversation_key
 from hive_ray.core.messages import StepContent
-from hive_ray.core.routing import LOOPS
 from hive_ray.core.values import INLINE_LIMIT_BYTES, Value, stored
 from hive_ray.core.values import decode as decode_value
 from hive_ray.errors import Unavailable
-from hive_ray.graph.compiled import CompiledGraph, extract_facts
+from hive_ray.graph.compiled import LOOPS, CompiledGraph, extract_facts
 from hive_ray.graph.json_bounds import not_finite
 from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
 from hive_ray.state.blobs import BlobRef

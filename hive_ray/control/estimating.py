@@ -16,9 +16,8 @@ import msgspec
 from hive_ray.core import bounds
 from hive_ray.core.accounts import ENOUGH_CALLS, Experience
 from hive_ray.core.admission import price
-from hive_ray.core.routing import LOOPS
 from hive_ray.core.values import Value
-from hive_ray.graph.compiled import CompiledGraph, ModelPlan, NodeKind, NodePlan
+from hive_ray.graph.compiled import LOOPS, CompiledGraph, ModelPlan, NodeKind, NodePlan, ToolPlan
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -158,7 +157,7 @@ class _Visit:
         for plan in node.fallbacks:
             if plan.model is not None:
                 self._of_model(plan.model, expected=False)
-            elif plan.tool is not None:
+            elif plan.tool is not None and not plan.instead_of:
                 self._calls(f"tool/{plan.tool.name}", plan.tool.cost_nanousd, plan.tool.pool, expected=False)
         return Cost(self._worst, self._expected, tuple(dict.fromkeys(self._unbounded)))
 
@@ -180,10 +179,16 @@ class _Visit:
         if node.kind not in LOOPS:
             return
         for tool in node.tools:
-            if tool.cost_nanousd:
-                self._unbounded.append(f"{node.id}: calls of {tool.name} in a turn have no limit")
-                once = Amount(tool.cost_nanousd).times(turns if expected else 0)
-                self._note((tool.pool, f"tool/{tool.name}"), Amount(tool.cost_nanousd).times(turns), once)
+            self._calls_in_turns(tool, turns, turns if expected else 0)
+        for plan in node.fallbacks:
+            if plan.tool is not None:
+                self._calls_in_turns(plan.tool, turns, 0)
+
+    def _calls_in_turns(self, tool: ToolPlan, turns: int, likely: int) -> None:
+        if tool.cost_nanousd:
+            self._unbounded.append(f"{self._node.id}: calls of {tool.name} in a turn have no limit")
+            once = Amount(tool.cost_nanousd)
+            self._note((tool.pool, f"tool/{tool.name}"), once.times(turns), once.times(likely))
 
     def _ask(self, model: ModelPlan, turns: int, expected: bool) -> None:
         """So many calls of a model."""

@@ -356,7 +356,11 @@ class RetryScheduled(Event, frozen=True, gc=False):
 
 
 class FallbackTaken(Event, frozen=True, gc=False):
-    """Something else takes the place of a step that failed for good. Content: ``message`` (its failure)."""
+    """Something else takes the place of a step that failed for good.
+
+    Content: ``message`` (its failure); ``outputs`` holds the ``result`` of a call of an agent loop that a
+    value takes the place of.
+    """
 
     serial: int
     call: int

@@ -254,7 +254,7 @@ def _tool_turn(loop: Loop, step: Step, value: Value, failed: bool = False) -> No
     call = loop.calls[step.turn]
     permitted = step.permit.arguments if step.permit is not None else None
     edited = permitted if permitted != call.arguments else None
-    loop.results[step.turn] = Turn("tool", value, call.call_id, step.name, failed, edited=edited)
+    loop.results[step.turn] = Turn("tool", value, call.call_id, call.tool, failed, edited=edited)
     loop.appended_bytes += value.size
 
 
@@ -277,9 +277,13 @@ def _retry_scheduled(run: Run, event: ev.RetryScheduled, content: StepContent, a
 
 def _fallback_taken(run: Run, event: ev.FallbackTaken, content: StepContent, at_us: int) -> None:
     visit = run.visits[event.serial]
-    del visit.steps[event.call]
-    visit.taken = event.index + 1
+    step = visit.steps.pop(event.call)
     run.status = _RUNNING
+    if step.turn < 0:
+        visit.taken = event.index + 1
+    elif "result" in content.outputs:
+        assert visit.loop is not None
+        _tool_turn(visit.loop, step, content.outputs["result"])
 
 
 def _timer_fired(run: Run, event: ev.TimerFired, content: StepContent, at_us: int) -> None:

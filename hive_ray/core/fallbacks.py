@@ -1,7 +1,7 @@
 """What takes the place of a step that failed for good because something is away.
 
 Only where nothing can have happened, or nothing that a second time would harm: whoever decides that a step
-has failed knows. Each fallback of a visit is taken once, in order.
+has failed knows. Each fallback of a visit, or of a call of an agent loop, is taken once, in order.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hive_ray.graph.compiled import (
     FallbackKind,
     FallbackPlan,
     HumanPlan,
+    NodePlan,
     extract_facts,
 )
 
@@ -51,18 +52,51 @@ def take(
 ) -> list[Draft]:
     """The events with which the next fallback begins; none if there is none for this failure."""
     node = graph.nodes[visit.node]
-    if not node.fallbacks or step.turn >= 0:
-        return []  # What fails in an agent loop is told to its LLM.
-    for index in range(visit.taken, len(node.fallbacks)):
+    if not node.fallbacks:
+        return []
+    called = _called(visit, step)
+    for index in range(_taken(node, visit, step, called), len(node.fallbacks)):
         plan = node.fallbacks[index]
-        if kind in plan.on and (step.kind is not StepKind.DECIDE or plan.model is not None):
-            name = _name(plan)
-            taken = ev.FallbackTaken(
-                run.id, visit.serial, step.call, index, str(plan.kind), str(kind), node.id, step.name, name
-            )
-            because = draft(taken, StepContent(message=message))
-            return [because, *_begin(run, graph, visit, step, plan, message, now)]
+        if plan.instead_of != called or kind not in plan.on or not _stands_in(run, graph, visit, step, plan):
+            continue
+        taken = ev.FallbackTaken(
+            run.id, visit.serial, step.call, index, str(plan.kind), str(kind), node.id, step.name, _name(plan)
+        )
+        result = {"result": inline(msgspec.json.decode(plan.value))} if called and plan.value else {}
+        said = bool(called) and agent_loop.is_conversation(node, visit, step)
+        because = draft(taken, StepContent(message=message, outputs=result), said)
+        return [because, *_begin(run, graph, visit, step, plan, message, now)]
     return []
+
+
+def _called(visit: Visit, step: Step) -> str:
+    """The tool that the LLM of an agent loop had called; empty for any other step."""
+    return visit.loop.calls[step.turn].tool if visit.loop is not None and step.turn >= 0 else ""
+
+
+def _taken(node: NodePlan, visit: Visit, step: Step, called: str) -> int:
+    """From which fallback on there is one left."""
+    if not called:
+        return visit.taken
+    by_name = (
+        index
+        for index, plan in enumerate(node.fallbacks)
+        if plan.instead_of == called and plan.tool is not None and plan.tool.name == step.name
+    )
+    return next(by_name, -1) + 1
+
+
+def _stands_in(run: Run, graph: CompiledGraph, visit: Visit, step: Step, plan: FallbackPlan) -> bool:
+    """Whether a fallback can take the place of a step."""
+    if step.kind is StepKind.DECIDE:
+        return plan.model is not None
+    permitted = step.permit.arguments if step.permit is not None else None
+    if permitted is None or plan.tool is None:
+        return True
+    # Another tool would be given what a person had changed, as it was before.
+    if visit.loop is not None and step.turn >= 0:
+        return permitted == visit.loop.calls[step.turn].arguments
+    return permitted == inputs_of(run, graph, visit)
 
 
 def _name(plan: FallbackPlan) -> str:
@@ -87,7 +121,9 @@ def _begin(
             return [_queued(run, visit, step.kind, plan.model.model, step.pool)]
         case FallbackKind.TOOL:
             assert plan.tool is not None
-            return [_queued(run, visit, StepKind.TOOL, plan.tool.name, plan.tool.pool)]
+            return [_queued(run, visit, StepKind.TOOL, plan.tool.name, plan.tool.pool, step.turn)]
+        case FallbackKind.VALUE if step.turn >= 0:
+            return []
         case FallbackKind.VALUE:
             return agent_loop.end_well(run, node, visit, _value(graph, visit, plan.value))
         case FallbackKind.HUMAN:
@@ -95,8 +131,8 @@ def _begin(
             return [_ask(run, graph, visit, plan.human, message, now)]
 
 
-def _queued(run: Run, visit: Visit, kind: StepKind, name: str, pool: str) -> Draft:
-    return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, kind, name, pool))
+def _queued(run: Run, visit: Visit, kind: StepKind, name: str, pool: str, turn: int = -1) -> Draft:
+    return Draft(ev.StepQueued(run.id, visit.serial, visit.calls, kind, name, pool, turn))
 
 
 def _value(graph: CompiledGraph, visit: Visit, value: bytes) -> StepContent:

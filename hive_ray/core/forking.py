@@ -373,7 +373,8 @@ def _is_effect(graph: CompiledGraph, node: NodePlan) -> bool:
         case NodeKind.ROUTER:
             return bool(node.function) and not node.idempotent
         case NodeKind.EVENT_LOOP | NodeKind.LLM_TOOL_USE:
-            return any(not tool.idempotent for tool in node.tools)
+            stand_ins = (plan.tool for plan in node.fallbacks)
+            return any(tool is not None and not tool.idempotent for tool in (*node.tools, *stand_ins))
         case NodeKind.LLM_GENERATE | NodeKind.HUMAN_INPUT:
             return False
 

@@ -9,13 +9,13 @@ import msgspec
 
 from hive_ray.core import artifacts, features, longterm, remembering
 from hive_ray.core import events as ev
-from hive_ray.core.agent_loop import tool_plan
 from hive_ray.core.commands import Refused
 from hive_ray.core.events import Draft
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import MemoryGiven, Outcome, StepContent
 from hive_ray.core.remembering import Denied
 from hive_ray.core.run import Run, Step, attempt_key
+from hive_ray.core.standing_in import tool_of
 from hive_ray.core.values import Value
 from hive_ray.graph.compiled import NodePlan
 
@@ -50,7 +50,7 @@ class Keeping:
         """What a step declared that it reads; None if it declared nothing."""
         plans = node.memory
         if step.turn >= 0:
-            tool = tool_plan(node, step.name)
+            tool = tool_of(node, step)
             plans += tool.memory if tool is not None else ()
         return remembering.given(plans, inputs, self._finder(root), self.memory) if plans else None
 

@@ -13,7 +13,7 @@ from hive_ray.core import events as ev
 from hive_ray.core.commands import Cancel, Moment
 from hive_ray.core.events import Draft
 from hive_ray.core.run import TERMINAL, Run, Visit
-from hive_ray.graph.compiled import CompiledGraph, NodeKind
+from hive_ray.graph.compiled import LOOPS, CompiledGraph, NodeKind
 
 if TYPE_CHECKING:
     from hive_ray.core.engine import Engine
@@ -141,7 +141,7 @@ class Moving:
         node = graph.nodes[visit.node]
         if node.kind in _PLAIN and not node.pause:
             return
-        if node.kind in routing.LOOPS:
+        if node.kind in LOOPS:
             self._engine.record([agent_loop.begin(run, graph, visit)], now)
         self._engine.record(people.ask(run, graph, visit, now), now)
         self.open_children(run, graph, visit, now)

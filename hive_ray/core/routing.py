@@ -26,8 +26,6 @@ class Evaluator(Matcher, Protocol):
         ...
 
 
-LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
-
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
 _FUNCTION, _FUNCTION_STEP = NodeKind.FUNCTION, StepKind.FUNCTION
 _ON_SUCCESS = EdgeCondition.ON_SUCCESS

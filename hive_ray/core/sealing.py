@@ -10,9 +10,8 @@ from hive_ray.core.commands import Fork, Refused, Submit
 from hive_ray.core.events import Draft, draft
 from hive_ray.core.keys import NO_KEY, STATE_KEY, conversation_key, is_run_key
 from hive_ray.core.messages import StepContent
-from hive_ray.core.routing import LOOPS
 from hive_ray.core.run import Run
-from hive_ray.graph.compiled import CompiledGraph
+from hive_ray.graph.compiled import LOOPS, CompiledGraph
 
 
 def key_for(command: Submit | Fork, level: int) -> bytes | Refused:

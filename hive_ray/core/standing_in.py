@@ -23,7 +23,7 @@ def model_name(node: NodePlan, visit: Visit) -> str:
 def tool_of(node: NodePlan, step: Step) -> ToolPlan | None:
     """The tool that a step calls, if it is one of an agent loop or took the place of a node's own."""
     if step.turn >= 0:
-        return next((tool for tool in node.tools if tool.name == step.name), None)
+        return node.called(step.name)
     return node.stand_in(step.name) if node.fallbacks else None
 
 

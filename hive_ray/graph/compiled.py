@@ -48,6 +48,10 @@ class NodeKind(StrEnum):
     SUBGRAPH = "subgraph"
 
 
+LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
+"""Agents: nodes that talk with a model for several turns."""
+
+
 class EdgeCondition(StrEnum):
     ALWAYS = "always"
     ON_SUCCESS = "on_success"
@@ -159,8 +163,10 @@ class FallbackPlan(msgspec.Struct, frozen=True):
     model: ModelPlan | None = None
     tool: ToolPlan | None = None
     value: bytes = b""
-    """The node's outputs, and its ``route`` if it has routes, as JSON bytes."""
+    """The node's outputs, and its ``route`` if it has routes, as JSON bytes; with ``instead_of`` a result."""
     human: HumanPlan | None = None
+    instead_of: str = ""
+    """The tool of an agent loop whose calls it takes the place of; empty: of the node's own steps."""
 
 
 class MapPlan(msgspec.Struct, frozen=True):
@@ -240,9 +246,14 @@ class NodePlan(msgspec.Struct, frozen=True):
     """In the order in which they are taken."""
 
     def stand_in(self, tool: str) -> ToolPlan | None:
-        """The tool of that name that takes the place of a tool node's own."""
+        """The tool of that name that takes the place of another one."""
         plans = (one.tool for one in self.fallbacks)
         return next((plan for plan in plans if plan is not None and plan.name == tool), None)
+
+    def called(self, tool: str) -> ToolPlan | None:
+        """The tool of that name that is called in an agent loop: the node's, or what took its place."""
+        own = next((plan for plan in self.tools if plan.name == tool), None)
+        return own if own is not None else self.stand_in(tool)
 
     def model_named(self, name: str) -> ModelPlan | None:
         """The plan of a model that may be asked here; the node's own if no fallback has that name."""

@@ -3,12 +3,13 @@ value, or a person."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from jsonschema import Draft202012Validator
 
-from hive_ray.graph.compiled import FallbackKind, FallbackPlan, HumanPlan, NodeKind, ToolPlan
+from hive_ray.graph.compiled import LOOPS, FallbackKind, FallbackPlan, HumanPlan, NodeKind, ToolPlan
 from hive_ray.graph.environment import CompileEnvironment
 from hive_ray.graph.findings import Findings
 from hive_ray.graph.human_plans import human_plan
@@ -26,9 +27,18 @@ _WITHOUT_STEP = (NodeKind.HUMAN_INPUT, NodeKind.MAP, NodeKind.SUBGRAPH)
 
 
 def plan_fallbacks(
-    node: NodeSpec, asks_model: bool, spec: GraphSpec, environment: CompileEnvironment, findings: Findings
+    node: NodeSpec,
+    asks_model: bool,
+    tools: Sequence[ToolPlan],
+    spec: GraphSpec,
+    environment: CompileEnvironment,
+    findings: Findings,
 ) -> tuple[FallbackPlan, ...]:
-    """The fallbacks of a node, in the order in which they are taken."""
+    """The fallbacks of a node, in the order in which they are taken.
+
+    Args:
+        tools: those that it may call.
+    """
     place = f"nodes.{node.id}.fallback"
     if node.fallback and node.node_type in _WITHOUT_STEP:
         findings.error(place, f"means nothing on a {node.node_type} node", "it belongs to nodes with a step")
@@ -36,12 +46,15 @@ def plan_fallbacks(
     plans: list[FallbackPlan] = []
     for index, one in enumerate(node.fallback):
         here = place if len(node.fallback) == 1 else f"{place}[{index}]"
-        plan = _Planner(node, one, here, spec, environment, findings).plan(asks_model)
+        planner = _Planner(node, one, here, spec, environment, findings)
+        plan = planner.plan(asks_model) if one.instead_of is None else planner.plan_call(tools, plans)
         if plan is not None:
             plans.append(plan)
-    last = next((i for i, plan in enumerate(plans) if plan.kind in _ENDS), len(plans))
-    if any(set(plan.on) <= set(plans[last].on) for plan in plans[last + 1 :]):
-        findings.warn(place, f"what comes after the {plans[last].kind} is never reached", "put it before")
+    for called in dict.fromkeys(plan.instead_of for plan in plans):
+        row = [plan for plan in plans if plan.instead_of == called]
+        last = next((i for i, plan in enumerate(row) if plan.kind in _ENDS), len(row))
+        if any(set(plan.on) <= set(row[last].on) for plan in row[last + 1 :]):
+            findings.warn(place, f"what comes after the {row[last].kind} is never reached", "put it before")
     return tuple(plans)
 
 
@@ -85,6 +98,46 @@ class _Planner:
             case FallbackKind.HUMAN:
                 return FallbackPlan(FallbackKind.HUMAN, on, human=self._human(given.human or ApprovalSpec()))
 
+    def plan_call(self, tools: Sequence[ToolPlan], before: Sequence[FallbackPlan]) -> FallbackPlan | None:
+        """What takes the place of an agent's call of a tool.
+
+        Args:
+            tools: those of the agent.
+            before: what the node's fallbacks before this one came to.
+        """
+        given, called = self._fallback, self._fallback.instead_of or ""
+        own = next((tool for tool in tools if tool.name == called), None)
+        if self._node.node_type not in LOOPS or own is None:
+            known = [tool.name for tool in tools] if self._node.node_type in LOOPS else []
+            self._findings.error(
+                f"{self._place}.instead_of", f"'{called}' is no tool of an agent here", nearest(called, known)
+            )
+            return None
+        kinds = [kind for kind in FallbackKind if getattr(given, kind) is not None]
+        if kinds == [FallbackKind.VALUE]:
+            value = canonical_json(given.value or {})
+            return FallbackPlan(FallbackKind.VALUE, self._on(), value=value, instead_of=called)
+        if kinds != [FallbackKind.TOOL]:
+            problem = f"'{' and '.join(kinds) or 'nothing'}' cannot stand in for a call of an agent"
+            self._findings.error(self._place, problem, "give exactly one of tool and value")
+            return None
+        return self._other_tool(own, before)
+
+    def _other_tool(self, own: ToolPlan, before: Sequence[FallbackPlan]) -> FallbackPlan | None:
+        place, name = f"{self._place}.tool", self._fallback.tool or ""
+        row = [plan.tool.name for plan in before if plan.instead_of == own.name and plan.tool is not None]
+        if name in (own.name, *row):
+            self._findings.error(place, f"'{name}' has failed already", "name another tool")
+            return None
+        plan = self._known_tool(name, place)
+        if plan is None:
+            return None
+        if own.idempotent and not plan.idempotent:
+            problem = f"'{name}' is not idempotent, as '{own.name}' is, whose calls run side by side"
+            self._findings.error(place, problem, "name a tool that is")
+            return None
+        return FallbackPlan(FallbackKind.TOOL, self._on(), tool=plan, instead_of=own.name)
+
     def _on(self) -> tuple[str, ...]:
         for name in self._fallback.on:
             if name not in _DECLARED:
@@ -111,18 +164,21 @@ class _Planner:
                 problem = f"'{name}' is the node's own tool"
             self._findings.error(place, problem, "name another tool on a tool node")
             return None
+        plan = self._known_tool(name, place)
+        return FallbackPlan(FallbackKind.TOOL, on, tool=plan) if plan is not None else None
+
+    def _known_tool(self, name: str, place: str) -> ToolPlan | None:
         registry = self._environment.tools
         if registry is not None and name not in registry:
             self._findings.error(place, f"unknown tool '{name}'", nearest(name, registry))
             return None
         info = registry[name] if registry is not None else None
-        plan = ToolPlan(name)
-        if info is not None:
-            tags = tuple(sorted(info.tags))
-            plan = ToolPlan(
-                name, info.pool, info.idempotent, info.timeout_us, info.cost_nanousd, tags, info.memory
-            )
-        return FallbackPlan(FallbackKind.TOOL, on, tool=plan)
+        if info is None:
+            return ToolPlan(name)
+        return ToolPlan(
+            name, info.pool, info.idempotent, info.timeout_us, info.cost_nanousd, tuple(sorted(info.tags)),
+            info.memory, info.schema,
+        )  # fmt: skip
 
     def _value(self) -> bytes:
         node, place = self._node, f"{self._place}.value"

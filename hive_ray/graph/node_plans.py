@@ -58,7 +58,8 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
     _check_keys(node, findings)
     work = _work(node, context)
     model = _model(node, index, context)
-    fallbacks = plan_fallbacks(node, model is not None, spec, context.environment, findings)
+    tools = _tools(node, context)
+    fallbacks = plan_fallbacks(node, model is not None, tools, spec, context.environment, findings)
     turns = (
         node.max_turns,
         *(loop.max_iterations for loop in (node.loop_config, spec.loop_config) if loop),
@@ -71,7 +72,7 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
         timeout_us=work.timeout_us, idempotent=work.idempotent,
         retry=plan_retry(node, spec, findings, _default_retry(node, context)),
         max_visits=node.max_node_visits, cost_nanousd=work.cost_nanousd, function=work.function,
-        model=model, tools=_tools(node, context), routes=tuple(sorted(node.routes)),
+        model=model, tools=tools, routes=tuple(sorted(node.routes)),
         decides=index in context.decided, client_facing=node.client_facing,
         max_turns=next(number for number in turns if number is not None),
         human=plan_human(node, context.environment.asks, findings), map=_map(node, context),
@@ -87,7 +88,8 @@ def plan_node(node: NodeSpec, index: int, context: NodeContext) -> NodePlan:
 
 
 def _memory_of(fallbacks: Sequence[FallbackPlan]) -> tuple[MemoryPlan, ...]:
-    tools = (plan.tool for plan in fallbacks)
+    """What the node's own steps read in the place of others."""
+    tools = (plan.tool for plan in fallbacks if not plan.instead_of)
     return tuple(plan for tool in tools if tool is not None for plan in tool.memory)
 
 

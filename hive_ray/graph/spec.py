@@ -98,10 +98,12 @@ class ApprovalSpec(Spec):
 class FallbackSpec(Spec):
     """What takes the place of a step that failed for good because something is away: one of the four."""
 
+    instead_of: Name | None = None
+    """The tool of an agent whose calls a ``tool`` or ``value`` is for; without it, the node's steps."""
     model: Name | None = None
     tool: Name | None = None
     value: dict[str, Any] | None = None
-    """The node's outputs."""
+    """The node's outputs; with ``instead_of``, the result of the call."""
     human: ApprovalSpec | None = None
     on: Names = []
     """``TIMEOUT``, ``RATE_LIMITED``, ``TOOL_UNAVAILABLE``, ``LLM_UNAVAILABLE`` (these four by default) and

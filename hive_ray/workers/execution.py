@@ -32,7 +32,7 @@ from hive_ray.core.messages import (
 )
 from hive_ray.core.values import INLINE_LIMIT_BYTES, NULL, Value, stored
 from hive_ray.errors import StoreError
-from hive_ray.graph.compiled import CompiledGraph, NodeKind, NodePlan, extract_facts
+from hive_ray.graph.compiled import LOOPS, CompiledGraph, NodePlan, extract_facts
 from hive_ray.graph.json_bounds import not_finite
 from hive_ray.graph.wording import ToolSchema
 from hive_ray.observe.redaction import redact_text
@@ -58,7 +58,6 @@ _log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 _now = time.perf_counter_ns
-_LOOPS = (NodeKind.EVENT_LOOP, NodeKind.LLM_TOOL_USE)
 # Plain names for members of enumerations: by the name of its class each costs 70 ns (CPython 3.11).
 _TOOL, _COLLECT = StepKind.TOOL, StepKind.COLLECT
 _PYTHON = (StepKind.FUNCTION, StepKind.TOOL)
@@ -279,7 +278,7 @@ class Executor:
             for i, turn in enumerate(lease.conversation)
         )
         tools: tuple[ToolSchema, ...] = ()
-        if node.kind in _LOOPS and lease.kind is StepKind.LLM:
+        if node.kind in LOOPS and lease.kind is StepKind.LLM:
             tools = await self._tool_schemas(plan.name for plan in node.tools)
         place = (lease.serial, lease.dropped)
         return Situation(graph, node, inputs, lease.call, conversation, outputs, tools, *place)
@@ -431,7 +430,7 @@ class Executor:
 
 def _is_told_to_llm(lease: Lease, graph: CompiledGraph) -> bool:
     """A tool's result in an agent loop is part of the conversation, not of the node's outputs."""
-    return lease.kind is _TOOL and graph.nodes[lease.node].kind in _LOOPS
+    return lease.kind is _TOOL and graph.nodes[lease.node].kind in LOOPS
 
 
 async def _within(step: asyncio.Task[Outcome], limit_s: float | None) -> bool:
@@ -443,8 +442,9 @@ async def _within(step: asyncio.Task[Outcome], limit_s: float | None) -> bool:
 def _is_idempotent(node: NodePlan | None, lease: Lease) -> bool:
     if node is None:
         return False
-    if node.kind in _LOOPS:
-        return any(plan.name == lease.name and plan.idempotent for plan in node.tools)
+    if node.kind in LOOPS:
+        called = node.called(lease.name)
+        return called is not None and called.idempotent
     stand_in = node.stand_in(lease.name)
     return node.idempotent if stand_in is None else stand_in.idempotent
 
@@ -475,7 +475,7 @@ def _arguments(
 def _parted(lease: Lease, node: NodePlan, inputs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Inputs without the key of the call, and the key: a graph may give another one, a model may not."""
     rest = {name: value for name, value in inputs.items() if name != KEY_PARAMETER}
-    if node.kind in _LOOPS:
+    if node.kind in LOOPS:
         return rest, lease.idempotency_key
     return rest, inputs.get(KEY_PARAMETER, lease.idempotency_key)
 
@@ -499,7 +499,7 @@ def _tool_error(error: BaseException) -> StepError:
 
 def _python_result(lease: Lease, node: NodePlan, result: Any, context: ToolContext | None = None) -> Produced:
     """A result as the node's outputs; a loop's tool call gives it as ``result``."""
-    if node.kind in _LOOPS:
+    if node.kind in LOOPS:
         return Produced(outputs={"result": plain_json(result, lease.name)}, context=context)
     outputs, route = node_outputs(node, result)
     return Produced(outputs=outputs, route=route, context=context)
@@ -540,8 +540,9 @@ def _done(lease: Lease, begun: int, packed: Packed, usage: Usage | None, cost_na
 
 def _declared_cost(node: NodePlan, lease: Lease) -> int:
     """What the graph says a function or tool step costs."""
-    if node.kind in _LOOPS:
-        return next((plan.cost_nanousd for plan in node.tools if plan.name == lease.name), 0)
+    if node.kind in LOOPS:
+        called = node.called(lease.name)
+        return called.cost_nanousd if called is not None else 0
     stand_in = node.stand_in(lease.name) if node.fallbacks else None
     return node.cost_nanousd if stand_in is None else stand_in.cost_nanousd
 
@@ -550,7 +551,7 @@ def _check_inputs(lease: Lease, node: NodePlan, inputs: Mapping[str, Any]) -> No
     """A node's own step begins only with inputs that fit its schema."""
     if not node.input_schema or lease.kind in (StepKind.DECIDE, StepKind.COLLECT):
         return
-    if node.kind in _LOOPS and lease.kind is not StepKind.LLM:
+    if node.kind in LOOPS and lease.kind is not StepKind.LLM:
         return
     problem = schema_problem(msgspec.json.decode(node.input_schema), inputs)
     if problem:

@@ -12,6 +12,7 @@ from hive_ray.core.commands import ForceBreaker, Refused, Submit
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import StepKind
 from hive_ray.core.run import status_of
+from hive_ray.core.values import decode
 from hive_ray.graph.asking import Asked, AskPlan, Final
 from hive_ray.graph.compiled import (
     FallbackKind,
@@ -24,6 +25,7 @@ from hive_ray.graph.compiled import (
     ToolPlan,
 )
 from hive_ray.graph.fallback_plans import AWAY
+from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import HOUR_US, agent, chain, edge, graph, llm, mail, node, tool
 from tests.core.story import Story, content
 
@@ -161,6 +163,113 @@ def test_what_fails_in_an_agents_loop_is_told_to_its_model():
     story.fail(story.lease("a/crm"), FailureKind.TOOL_UNAVAILABLE)
 
     assert story.lease("a").conversation[-1].failed
+
+
+# --- in the loop of an agent ------------------------------------------------------------------------
+
+
+def in_loop(*fallbacks: FallbackPlan, **fields: Any) -> Story:
+    """An agent whose model has just called ``crm`` and ``wiki``."""
+    tools = (tool("crm", **fields), tool("wiki"))
+    story = story_of(agent("a", *tools, retry=ONCE, fallbacks=fallbacks))
+    story.submit()
+    story.turn(story.lease("a"), "crm", "wiki")
+    return story
+
+
+CALL_TOOL = FallbackPlan(
+    FallbackKind.TOOL, AWAY, tool=ToolPlan("backup", "function", True, 5_000_000, 7), instead_of="crm"
+)
+CALL_THIRD = FallbackPlan(FallbackKind.TOOL, AWAY, tool=ToolPlan("third", "function", True), instead_of="crm")
+CALL_VALUE = FallbackPlan(FallbackKind.VALUE, AWAY, value=b'{"note": "not known"}', instead_of="crm")
+
+
+def told(story: Story) -> dict[str, tuple[bool, Any]]:
+    """What an agent's model is told of its calls: whether each failed, and its result."""
+    said = story.lease("a").conversation
+    return {turn.name: (turn.failed, decode(turn.value)) for turn in said if turn.role == "tool"}
+
+
+def test_another_tool_is_called_for_a_call_of_an_agent():
+    """With the call's arguments, on terms of its own; its result is the call's."""
+    story = in_loop(CALL_TOOL)
+    leases = story.leases()
+    story.succeed(leases["a/wiki"], result="text")
+    story.fail(leases["a/crm"], FailureKind.TOOL_UNAVAILABLE)
+
+    lease = story.lease("a/backup")
+    assert (lease.inputs, lease.timeout_us) == (leases["a/crm"].inputs, 5_000_000)
+    assert lease.call not in (leases["a/crm"].call, leases["a/wiki"].call), "an idempotency key of its own"
+    assert story.engine.runs["r"].reserved_nanousd == 7
+    story.succeed(lease, result="found")
+    assert told(story) == {"crm": (False, "found"), "wiki": (False, "text")}
+
+
+def test_an_agents_call_may_have_a_default_result():
+    story = in_loop(CALL_VALUE)
+    leases = story.leases()
+    story.fail(leases["a/crm"], FailureKind.TIMEOUT)
+    story.succeed(leases["a/wiki"], result="text")
+
+    assert told(story) == {"crm": (False, {"note": "not known"}), "wiki": (False, "text")}
+
+
+def test_the_fallbacks_of_a_call_are_taken_in_order_and_each_once():
+    """Each call begins with the first; those of the node's own steps and of other tools are passed over."""
+    story = in_loop(TO_VALUE, CALL_TOOL, CALL_THIRD)
+    leases = story.leases()
+    story.succeed(leases["a/wiki"], result="text")
+    story.fail(leases["a/crm"], FailureKind.TIMEOUT)
+    story.fail(story.lease("a/backup"), FailureKind.TIMEOUT)
+    story.fail(story.lease("a/third"), FailureKind.TIMEOUT)
+    lease = story.lease("a")
+    assert [turn.failed for turn in lease.conversation if turn.role == "tool"] == [True, False]
+
+    story.turn(lease, "wiki", "crm")
+    leases = story.leases()
+    story.fail(leases["a/crm"], FailureKind.TIMEOUT)
+    story.fail(leases["a/wiki"], FailureKind.TIMEOUT)
+    assert list(story.leases()) == ["a/backup"]
+
+
+def test_an_open_breaker_leads_an_agents_call_to_its_fallback():
+    """Without one its model is told that the tool is away, and goes on."""
+    for fallbacks, expected in (
+        ((CALL_VALUE,), (False, {"note": "not known"})),
+        (
+            (),
+            (
+                True,
+                "TOOL_UNAVAILABLE: the breaker of tool/crm is held open by operator: an operator decided so",
+            ),
+        ),
+    ):
+        story = in_loop(*fallbacks)
+        story.plan(breakers={"tool/*": BreakerPlan()})
+        story.steer(ForceBreaker("tool/crm", "open", content()))
+        story.succeed(story.lease("a/wiki"), result="text")
+
+        assert told(story)["crm"] == expected
+        assert story.engine.runs["r"].attempts == 3
+
+
+def test_what_may_have_happened_in_an_agents_loop_has_no_fallback():
+    story = in_loop(CALL_TOOL, idempotent=False)
+    story.fail(story.lease("a/crm"), FailureKind.TOOL_UNAVAILABLE)
+    story.succeed(story.lease("a/wiki"), result="text")
+
+    assert told(story)["crm"] == (True, "TOOL_UNAVAILABLE: it broke")
+
+
+def test_what_a_person_changed_is_not_handed_to_another_tool():
+    """It would be called with the arguments as they were before."""
+    story = in_loop(CALL_TOOL, CALL_VALUE)
+    story.plan(policies=(RulePlan("ask", Effect.REQUIRE_APPROVAL, tools=("crm",)),))
+    story.succeed(story.lease("a/wiki"), result="text")
+    story.resolve("edit", x=1)
+    story.fail(story.lease("a/crm"), FailureKind.TIMEOUT)
+
+    assert told(story)["crm"] == (False, {"note": "not known"})
 
 
 def test_an_agents_default_value_leaves_what_it_has_set():

@@ -129,6 +129,48 @@ def test_a_prompt_that_is_too_long_has_a_fallback_where_it_is_declared():
     assert "CONTEXT_TOO_LONG" not in AWAY
 
 
+AGENT = {
+    "id": "a",
+    "node_type": "event_loop",
+    "output_keys": ["x"],
+    "tools": ["crm", "backup"],
+    "prompt": "go",
+}
+OF_CRM = {"instead_of": "crm"}
+
+
+def test_a_call_of_an_agent_has_fallbacks_of_its_own():
+    """A tool with its terms, or any result; what a value ends for one tool it does not end for another."""
+    rows = [OF_CRM | {"tool": "backup"}, OF_CRM | {"value": {"note": "none"}}, {"model": "cheap"}]
+    tool, value, model = plan(AGENT, rows).fallbacks
+
+    assert (tool.instead_of, value.instead_of, model.instead_of) == ("crm", "crm", "")
+    assert tool.tool is not None and (tool.tool.pool, tool.tool.timeout_us) == ("slow", 5)
+    assert value.value == b'{"note":"none"}'
+    spec = parse_graph({"id": "g", "nodes": [AGENT | {"fallback": rows}], "entry_node": "a"})
+    assert not [found for found in lint(spec, PLACE) if "fallback" in str(found)]
+
+
+@pytest.mark.parametrize(
+    ("node", "fallback", "place", "says"),
+    [
+        (TOOL, OF_CRM | {"value": {"x": 1}}, ".instead_of", "'crm' is no tool of an agent"),
+        (AGENT, {"instead_of": "cmr", "value": {}}, ".instead_of", "did you mean 'crm'"),
+        (AGENT, OF_CRM | {"human": {}}, "", "'human' cannot stand in for a call"),
+        (AGENT, OF_CRM | {"model": "cheap"}, "", "'model' cannot stand in for a call"),
+        (AGENT, OF_CRM, "", "'nothing' cannot stand in"),
+        (AGENT, OF_CRM | {"tool": "crm"}, ".tool", "has failed already"),
+        (AGENT, [OF_CRM | {"tool": "backup"}, OF_CRM | {"tool": "backup"}], "[1].tool", "has failed already"),
+        (AGENT, OF_CRM | {"tool": "none"}, ".tool", "unknown tool"),
+        (AGENT, {"instead_of": "backup", "tool": "crm"}, ".tool", "is not idempotent, as 'backup' is"),
+    ],
+)
+def test_a_fallback_that_a_call_cannot_have_is_refused_by_name(
+    node: Any, fallback: Any, place: str, says: str
+):
+    assert says in faults(node, fallback)[f"nodes.a.fallback{place}"]
+
+
 def test_a_default_value_must_fit_the_schema():
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
 

@@ -18,7 +18,7 @@ from hive_ray.config import Settings
 from hive_ray.core.messages import StepKind
 from hive_ray.core.values import Value, inline
 from hive_ray.errors import StoreError
-from hive_ray.graph.compiled import NodeKind, ToolPlan
+from hive_ray.graph.compiled import FallbackKind, FallbackPlan, NodeKind, ToolPlan
 from hive_ray.observe.redaction import register_secrets
 from hive_ray.workers.execution import Executor
 from tests.workers import steps
@@ -264,6 +264,22 @@ def test_a_loops_tool_call_gives_its_result():
 
     assert steps.outputs(outcome) == {"result": {"key": "k"}}
     assert outcome.cost_nanousd == 7
+
+
+def test_a_tool_in_the_place_of_a_loops_own_has_its_own_terms():
+    """What its call costs is what is declared of it."""
+
+    @hive.tool()
+    def replica(key: str) -> str:
+        return key
+
+    instead = FallbackPlan(
+        FallbackKind.TOOL, (), tool=ToolPlan("replica", cost_nanousd=8), instead_of="lookup"
+    )
+    plan = steps.node(NodeKind.EVENT_LOOP, tools=(ToolPlan("lookup"),), fallbacks=(instead,))
+    outcome = steps.executor(plan, replica).run_sync(steps.lease(StepKind.TOOL, "replica", {"key": "k"}))
+
+    assert (steps.outputs(outcome), outcome.cost_nanousd) == ({"result": "k"}, 8)
 
 
 def test_async_functions_are_awaited():
