@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from hive_ray.control.io import Broke, Done, Io
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARK_AT_ONCE = 2_000
-"""Runs looked at in one tick."""
+SHOWN_AT_ONCE = 1_000
+PARK_AT_ONCE = 300
+"""Runs looked at in one tick, about 2 ms each: of those that a snapshot shows, and of those that may leave."""
 LOOK_AT_ONCE = 200
 """Ended runs that one tick asks whether the history has them."""
 LOAD_AT_ONCE = 256
@@ -127,6 +129,8 @@ class Parking:
         """Runs that could not be loaded when that was tried last."""
         self._ended: deque[Candidate] = deque()
         self._waiting: deque[Candidate] = deque()
+        self._shown: deque[tuple[Manifest, Iterator[str]]] = deque()
+        """What snapshots show, on its way into these lines."""
         self._rest: deque[str] = deque()
         """Ended runs that are parked, and may be history; see ``_let_go``."""
         self._stay: deque[str] = deque()
@@ -293,15 +297,26 @@ class Parking:
             if run.id not in shell.dirty and run.id not in shell.engine.charged:
                 self._enlist_new(shell, run)
 
-    def snapshot_taken(self, shell: Shell, manifest: Manifest, runs: Iterable[str]) -> None:
+    def snapshot_taken(self, manifest: Manifest, runs: Iterable[str]) -> None:
         """A snapshot is durable; ``runs`` are those that it shows anew."""
         self.snapshot = manifest
-        for name in runs:
-            run = shell.engine.runs.get(name)
-            place = manifest.places.get(RUN + name)
-            if run is not None and place is not None and run.seq == place.seq:
-                self._guests.pop(name, None)
-                self._enlist_new(shell, run)
+        self._shown.append((manifest, iter(runs)))
+
+    def _enlist_shown(self, shell: Shell) -> None:
+        """Have runs stand in line that a snapshot shows as they still are."""
+        left = SHOWN_AT_ONCE
+        while self._shown and left:
+            manifest, names = self._shown[0]
+            taken = list(islice(names, left))
+            if len(taken) < left:
+                self._shown.popleft()
+            left -= len(taken)
+            for name in taken:
+                run = shell.engine.runs.get(name)
+                place = manifest.places.get(RUN + name)
+                if run is not None and place is not None and run.seq == place.seq:
+                    self._guests.pop(name, None)
+                    self._enlist_new(shell, run)
 
     def _enlist_new(self, shell: Shell, run: Run) -> None:
         self._enlist(0 if run.terminal else shell.mono_us + self._park_after_us, run)
@@ -312,6 +327,7 @@ class Parking:
 
     def advance(self, shell: Shell) -> None:
         """Let leave who may; called every tick."""
+        self._enlist_shown(shell)
         for queue in (self._ended, self._waiting):
             for _ in range(min(PARK_AT_ONCE, len(queue))):
                 if queue[0].due_us > shell.mono_us:

@@ -51,21 +51,24 @@ class Sealing:
         """Whether a snapshot is wanted for the sake of keys that must go."""
         return shell.mono_us >= shell.erase_by_us
 
-    def doom(self, shell: Shell, dirty: Iterable[str]) -> Doomed:
-        """What goes once the snapshot that begins now stands, and what should have gone before.
-
-        Only families that have ended by now: a member's item may be taken at any moment from here on, and
-        while it is live that item needs the key.
-        """
+    def doomed(self, shell: Shell) -> Doomed:
+        """What should have gone before; ``doom`` adds what goes once the snapshot that begins now stands."""
         shell.erase_by_us = NEVER_US
-        keys, runs = dict.fromkeys(self.undone.keys), dict.fromkeys(self.undone.runs)
-        for name in dirty:
+        return Doomed(list(self.undone.keys), list(self.undone.runs))
+
+    def doom(self, shell: Shell, names: Iterable[str], doomed: Doomed) -> None:
+        """Add what goes of these runs.
+
+        Only families that have ended by now, and before the first item is taken: a member's may be taken at
+        any moment from there on, and while it is live that item needs the key.
+        """
+        known = {*doomed.keys, *doomed.runs} if doomed else ()
+        for name in names:
             run = shell.engine.runs.get(name)
             if run is not None:
-                keys.update(dict.fromkeys(_keys(shell, run)))
-                if run.forgotten:
-                    runs[run.id] = None
-        return Doomed(list(keys), list(runs))
+                doomed.keys.extend(key for key in _keys(shell, run) if key not in known)
+                if run.forgotten and run.id not in known:
+                    doomed.runs.append(run.id)
 
     def again(self, shell: Shell) -> None:
         """The snapshot was not written: what it would have doomed still has to go."""

@@ -611,7 +611,7 @@ class Shell:
     def snapshot_taken(self, manifest: Manifest, runs: list[str]) -> None:
         """A snapshot is durable, with new items for some runs."""
         if self._parking is not None:
-            self._parking.snapshot_taken(self, manifest, runs)
+            self._parking.snapshot_taken(manifest, runs)
         if self._keeper is not None:
             self._keeper.snapshot_taken()
 

@@ -37,9 +37,13 @@ log = logging.getLogger(__name__)
 
 EVERY_SEGMENTS = 1_000
 EVERY_EVENTS = 50_000
-SLICE_RUNS = 250
-SLICE_BYTES = 1024 * 1024
-"""A slice ends at whichever comes first: about 5 ms."""
+SLICE_RUNS = 50
+SLICE_BYTES = 256 * 1024
+"""A slice ends at whichever comes first, after about 2 ms: whoever asks meanwhile waits for it."""
+MOST_SLICES = 200
+"""Beyond so many, some four seconds, slices grow: meanwhile the journal that recovery reads grows too."""
+SLICE_DOOMED = 1_000
+"""Runs that a slice asks for keys that may go."""
 
 
 class Snapshotter:
@@ -106,16 +110,21 @@ class Snapshotter:
         left = shell.runs_left()
         for run_id in left:
             writer.drop(RUN + run_id)
-        doomed = self._sealing.doom(shell, dirty)
+        # All of them before the first item: of what has ended by then, each item shows the end.
+        doomed = self._sealing.doomed(shell)
+        for begun in range(0, len(dirty), SLICE_DOOMED):
+            self._sealing.doom(shell, dirty[begun : begun + SLICE_DOOMED], doomed)
+            yield
         if doomed:
             writer.add(DOOMED, shell.engine.seq, encode_doomed(doomed))
         else:
             writer.drop(DOOMED)
+        runs = max(SLICE_RUNS, len(dirty) // MOST_SLICES)
         taken = size = 0
         for run_id in dirty:
             size += self._add(shell, writer, run_id)
             taken += 1
-            if taken >= SLICE_RUNS or size >= SLICE_BYTES:
+            if taken >= runs or size >= SLICE_BYTES:
                 yield
                 taken = size = 0
         newest = shell.engine.seq
