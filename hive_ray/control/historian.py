@@ -90,9 +90,13 @@ class Historian:
             # Where this process found the package and what it was configured with: Ray adds to both.
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             pipe = subprocess.PIPE
+            # In a group of its own for signals, but no session: Linux shares the processor between sessions
+            # first, and what is nice to another is not nice to this one (sched(7), autogroup).
             self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True
+                command, stdin=pipe, stdout=pipe, env=environment, process_group=0
             )
+            # Before its second of imports.
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICE)
             assert self._process.stdin is not None
             _send(self._process.stdin, self._settings)
         return self._process
@@ -144,7 +148,6 @@ def _hear(pipe: IO[bytes], asked: queue.SimpleQueue[bytes]) -> None:
 
 def main() -> None:
     """Compact what is asked for until nobody asks any more."""
-    os.nice(NICE)
     # Whatever a library prints must not stand between the frames.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 SHOWN_AT_ONCE = 1_000
 PARK_AT_ONCE = 300
-"""Runs looked at in one tick, about 2 ms each: of those that a snapshot shows, and of those that may leave."""
+"""Runs looked at in one tick, about 2 ms: of those that a snapshot shows, and of those that may leave."""
 LOOK_AT_ONCE = 200
 """Ended runs that one tick asks whether the history has them."""
 LOAD_AT_ONCE = 256

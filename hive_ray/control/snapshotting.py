@@ -164,7 +164,7 @@ class Snapshotter:
         finished = writer.finish()
         write_snapshot(self._store, finished)
         try:
-            self._remove_old()
+            self._remove_old(finished.manifest)
         except StoreError as error:
             log.warning("old snapshots are not removed: %s", error)
         return finished
@@ -184,8 +184,10 @@ class Snapshotter:
                 log.warning("keys of ended runs are not erased yet: %s", error)
                 self._sealing.failed(shell)
 
-    def _remove_old(self) -> None:
-        kept = kept_manifests(self._store, self._partition)
+    def _remove_old(self, newest: Manifest) -> None:
+        # The tables of both are long, and reading one takes the interpreter from the event loop.
+        known = [newest] if self._manifest is None else [self._manifest, newest]
+        kept = kept_manifests(self._store, self._partition, known)
         for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
             self._store.delete(name)
 

@@ -300,10 +300,11 @@ def covered_by_kept(store: Store, partition: int) -> int:
     return int(_order(names[-KEPT])[:12]) if len(names) >= KEPT else 0
 
 
-def kept_manifests(store: Store, partition: int) -> list[Manifest]:
-    """Read the snapshots that stay, newest last."""
+def kept_manifests(store: Store, partition: int, known: Iterable[Manifest] = ()) -> list[Manifest]:
+    """Read the snapshots that stay, newest last, but for those that are known."""
     names = _manifest_names(store.list(_folder(partition)))
-    return [load_manifest(store, name) for name in names[-KEPT:]]
+    here = {manifest.name: manifest for manifest in known}
+    return [here.get(name) or load_manifest(store, name) for name in names[-KEPT:]]
 
 
 def items_shown(store: Store, partition: int) -> set[str]:
