@@ -1,10 +1,9 @@
 """A process that compacts beside a busy controller, which keeps its interpreter to itself.
 
-It is a child of the controller's process, on what the machine has left over (nice 19), and talks with it
-through its standard input and output: frames of a length and msgpack. The first frame holds the settings;
-keys it finds by them as every process does, so none is ever handed over. When its input ends, because it was
-dismissed or its controller is gone, it ends too, within a piece as well: whatever a piece leaves half done
-is harmless.
+It is a child of the controller's process, on what the machine has left over, and talks with it through its
+standard input and output: frames of a length and msgpack. The first frame holds the settings; keys it finds
+by them as every process does, so none is ever handed over. When its input ends, because it was dismissed or
+its controller is gone, it ends too, within a piece as well: whatever a piece leaves half done is harmless.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ class Historian:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, env=environment, process_group=0
             )
-            # Before its second of imports.
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICE)
+            _give_way(self._process.pid)
             assert self._process.stdin is not None
             _send(self._process.stdin, self._settings)
         return self._process
@@ -115,6 +113,16 @@ class Historian:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _give_way(pid: int) -> None:
+    """Have a process that just began run on what is left over, its second of imports too.
+
+    Where Linux has it, as SCHED_IDLE: a nice process is still let finish its slice of 4 ms.
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    if sys.platform == "linux":
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -91,6 +91,21 @@ def test_a_process_that_was_killed_is_followed_by_another(state: Store, tmp_path
     assert is_gone(second)
 
 
+def test_it_runs_on_what_the_machine_has_left_over(state: Store, tmp_path: Path):
+    """In the session of its controller: between sessions, Linux shares the processor evenly."""
+    lived(state)
+    historian = Historian(settings(tmp_path), 0)
+    historian.compact(BEGIN)
+    pid = historian.pid
+
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) != os.getpgid(0)
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+    historian.dismiss()
+
+
 def test_it_ends_with_its_controller(state: Store, tmp_path: Path):
     """Even if that is killed. What the settings say is in neither its arguments nor its environment."""
     lived(state)
