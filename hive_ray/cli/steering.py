@@ -33,6 +33,9 @@ Older = Annotated[str, typer.Option(help="With --all: only runs submitted so lon
 Dead = Annotated[bool, typer.Option("--dead-lettered", help="With --all: only dead letters not resumed yet.")]
 Budget = Annotated[str | None, typer.Option(help="Ceiling of a new run in US dollars.")]
 Deadline = Annotated[float | None, typer.Option(help="Of a new run, seconds from now.")]
+Callback = Annotated[
+    str | None, typer.Option(help="Is told a new run's end; by default where RUN's is, empty for nowhere.")
+]
 
 _AGE = re.compile(r"^(\d+(?:\.\d+)?)([smhd]?)$")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -65,6 +68,7 @@ def resume(  # noqa: PLR0913 - each parameter is an option of the command
     run_id: OneRun = "",
     budget_usd: Budget = None,
     deadline_s: Deadline = None,
+    callback_url: Callback = None,
     every: All = False,
     agent: Agent = "",
     status: Status = "",
@@ -76,13 +80,14 @@ def resume(  # noqa: PLR0913 - each parameter is an option of the command
 ) -> None:
     """Let a paused run go on, or begin a new one in the place of one that failed or was cancelled."""
     selection = _selection(run_id, every, agent, status, older_than, dead_lettered)
-    if selection is not None and (budget_usd is not None or deadline_s is not None):
-        raise typer.BadParameter("a budget and a deadline are for one run: leave out --all")
+    if selection is not None and (budget_usd, deadline_s, callback_url) != (None, None, None):
+        raise typer.BadParameter("a budget, a deadline and a callback are for one run: leave out --all")
     with client_of(url, config) as client:
         if selection is not None:
             _steer(client, "resume", selection, as_json)
             return
-        view = client.run(run_id).resume(budget_usd=budget_usd, deadline_s=deadline_s)
+        run = client.run(run_id)
+        view = run.resume(budget_usd=budget_usd, deadline_s=deadline_s, callback_url=callback_url)
     show_status(view, as_json)
     if not as_json:
         for text in begins_again(view):
