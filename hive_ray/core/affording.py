@@ -68,9 +68,12 @@ def _may_go_on(graph: CompiledGraph, node: NodePlan, force: InForce) -> bool:
 def _worst(first: Beginning) -> Worst:
     """As admission will reckon it, or less: long-term memory and a conversation come on top."""
     node, model = first.node, first.node.model
-    if model is None or node.function:
+    if model is None or (node.function and first.kind != StepKind.DECIDE):
         return Worst(node.cost_nanousd, 0)
-    tokens = bounds.first_prompt_bytes(node, model, first.inputs)
+    if first.kind == StepKind.DECIDE:
+        tokens = bounds.choice_bytes(node, model, first.inputs, first.memory)
+    else:
+        tokens = bounds.first_prompt_bytes(node, model, first.inputs)
     return Worst(price(model, tokens), tokens + model.max_tokens)
 
 
@@ -84,5 +87,5 @@ def _accounts(command: Submit | Fork, graph: CompiledGraph, first: Beginning) ->
 
 def _too_little(node: NodePlan, worst: Worst, what: str, remedy: str) -> Refused:
     needs = f"{dollars(worst.nanousd)} and {worst.tokens} tokens" if worst.tokens else dollars(worst.nanousd)
-    message = f"{what}, and the first step of node {node.id} can take {needs}: it could never start; {remedy}"
+    message = f"{what}, and a first step of node {node.id} can take {needs}: it could never start; {remedy}"
     return Refused("budget_exceeded", message)

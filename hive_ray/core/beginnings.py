@@ -1,6 +1,6 @@
 """The steps with which a run would begin, known before it does: of a fork there may be several.
 
-Those behind edges that a fork has still to choose are not known.
+Where a fork begins with a model's choice of edges, that choice is one of them; what it leads to is not known.
 """
 
 from __future__ import annotations
@@ -26,28 +26,34 @@ class Beginning(NamedTuple):
     """Of its function, tool or model."""
     pool: str
     inputs: Mapping[str, Value]
+    memory: Mapping[str, Value] = {}
+    """Of a choice of edges: the run's, in which the node's outputs are."""
 
 
 def beginnings(command: Submit | Fork, graph: CompiledGraph) -> list[Beginning]:
-    """None for nodes that begin without a step, nor for a choice of edges.
+    """None for nodes that begin without a step.
 
     Raises:
         msgspec.DecodeError: a fork comes without a state.
     """
     found = _submitted(command, graph) if isinstance(command, Submit) else _forked(command, graph)
-    return [Beginning(node, *first_step(node), inputs) for node, inputs in found if first_step(node)[0]]
+    return [first for first in found if first.kind]
 
 
-def _submitted(command: Submit, graph: CompiledGraph) -> Iterator[tuple[NodePlan, Mapping[str, Value]]]:
+def _submitted(command: Submit, graph: CompiledGraph) -> Iterator[Beginning]:
     node, given = graph.nodes[graph.entry], command.content.outputs
-    yield node, {key: given[key] for key in node.input_keys if key in given}
+    yield Beginning(node, *first_step(node), {key: given[key] for key in node.input_keys if key in given})
 
 
-def _forked(command: Fork, graph: CompiledGraph) -> Iterator[tuple[NodePlan, Mapping[str, Value]]]:
+def _forked(command: Fork, graph: CompiledGraph) -> Iterator[Beginning]:
     state = decode_run(command.content.state)
     for drafted in routing.enter(state, graph) if state.serial else routing.enter_first(state, graph):
         if isinstance(drafted.event, NodeEntered):
             evolution.evolve(state, drafted.event, drafted.decoded, 0)
     for visit in state.visits.values():
+        node, inputs = graph.nodes[visit.node], inputs_of(state, graph, visit)
         if not visit.deciding:
-            yield graph.nodes[visit.node], inputs_of(state, graph, visit)
+            yield Beginning(node, *first_step(node), inputs)
+            continue
+        for step in visit.steps.values():
+            yield Beginning(node, step.kind, step.name, step.pool, inputs, state.memory)

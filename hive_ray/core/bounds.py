@@ -65,8 +65,7 @@ def prompt_bytes(
     if model is None:
         return 0
     if step.kind is StepKind.DECIDE:
-        written = {key: run.memory[key] for key in node.output_keys if key in run.memory}
-        return (model.decide_bytes or model.prompt_bytes) + _object_bytes(inputs) + _object_bytes(written)
+        return choice_bytes(node, model, inputs, run.memory)
     # What is left out is said in a message of its own.
     left_out = MESSAGE_BYTES + _own_answer_bytes(node) if terms.dropped else 0
     said = _conversation_bytes(node, terms.said) + left_out
@@ -81,6 +80,14 @@ def turn_bytes(node: NodePlan, turn: Turn) -> int:
 def first_prompt_bytes(node: NodePlan, model: ModelPlan, inputs: Mapping[str, Value]) -> int:
     """Most bytes of the prompt with which a node begins, asked of one of its models."""
     return model.prompt_bytes + _inputs_bytes(model, node, inputs)
+
+
+def choice_bytes(
+    node: NodePlan, model: ModelPlan, inputs: Mapping[str, Value], memory: Mapping[str, Value]
+) -> int:
+    """Most bytes of the prompt with which a model chooses the edges behind a node."""
+    written = {key: memory[key] for key in node.output_keys if key in memory}
+    return (model.decide_bytes or model.prompt_bytes) + _object_bytes(inputs) + _object_bytes(written)
 
 
 def checksum(inputs: Mapping[str, Value]) -> int:

@@ -8,9 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from hive_ray.core import forking
 from hive_ray.core.affording import refuse
-from hive_ray.core.commands import Submit
+from hive_ray.core.beginnings import beginnings
+from hive_ray.core.commands import Fork, Submit
+from hive_ray.core.messages import StepContent
 from hive_ray.core.plan import AccountPlan, Action, Changes, ControlPlan, InForce
+from hive_ray.core.run import Run, encode_run
 from hive_ray.graph.compiled import CompiledGraph, FallbackKind, FallbackPlan
 from hive_ray.graph.policies import Effect, RulePlan
 from tests.core.graphs import MODEL, chain, edge, graph, human, llm, node
@@ -103,3 +107,29 @@ def test_only_what_would_fail_with_its_first_step_is_refused(first: Any, budget:
     story.leases()
 
     assert bool(told(plan, budget)) == (run.status == "failed")
+
+
+def test_a_choice_of_edges_with_which_a_fork_begins_is_held_against_its_limits():
+    """The model that chooses has been asked in vain: whoever resumes the run asks it first."""
+    chooser = llm("ask", model=msgspec.structs.replace(PRICED, decide_bytes=400))
+    plan = graph([chooser, node("b")], [edge("ask", "b", "llm_decide")])
+    story = Story(plan)
+    story.submit()
+    story.run_to_end("ask")
+    story.fail(story.lease("ask"))
+    cut = forking.before_end(story.told(), plan)
+    assert isinstance(cut, forking.Cut)
+    state = StepContent(state=encode_run(cut.state))
+    fork = Fork("f", "q", "acme", "bot", plan.version, state, cut.origin("r", True))
+
+    (first,) = beginnings(fork, plan)
+    assert (first.kind, first.name, first.pool) == ("decide", "small", "llm")
+    story.plan()
+    resumed = story.resume_ended()
+    assert isinstance(resumed, Run)
+    story.lease("ask")
+    (held,) = [step.hold for visit in resumed.visits.values() for step in visit.steps.values()]
+    assert held is not None
+    for tokens, is_refused in ((held.tokens - 1, True), (held.tokens, False)):
+        force = InForce(ControlPlan(accounts={"team/acme": AccountPlan(tokens=tokens)}), Changes())
+        assert (refuse(fork, plan, force) is not None) is is_refused
