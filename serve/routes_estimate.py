@@ -8,12 +8,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from hive_ray.config import Settings
 from hive_ray.control.budget_views import AccountView, Foresee, Foreseen
 from hive_ray.control.estimating import Amount, Cost, Estimate, Known, NodeCost, charged_to, estimate, total
 from hive_ray.core.plan import AccountPlan, Action
 from hive_ray.graph.compiled import CompiledGraph
 from serve import shapes
-from serve.backend import Backend, check_size
+from serve.backend import check_size
 from serve.bodies import Submission
 from serve.caller import team
 from serve.routes_runs import NANO, answer, backend_of, graph_of
@@ -32,19 +33,28 @@ async def post_estimate(request: Request, body: Submission) -> Response:
     graph = await graph_of(backend, body)
     agent = body.agent or graph.id
     workflow = graph.name or graph.id
-    first = estimate(graph, body.input, Known({}, _contexts(backend)))
+    first = estimate(graph, body.input, Known({}, _contexts(backend.settings)))
     pools = tuple(sorted({pool for pool, _ in first.cost.worst if pool}))
     subjects = tuple(sorted({subject for _, subject in first.cost.worst if subject}))
     query = Foresee(_now_us(), team(), agent, workflow, pools, subjects)
     seen: Foreseen = await backend.read(query, Foreseen)
-    found = estimate(graph, body.input, Known(seen.experience, _contexts(backend)))
+    found = estimate(graph, body.input, Known(seen.experience, _contexts(backend.settings)))
     budget = graph.budget_nanousd if body.budget_usd is None else int(body.budget_usd * NANO)
     accounts = [*_own(budget, found.cost), *_accounts(found.cost, seen, (team(), agent, workflow))]
     return answer(_told(graph, found) | {"accounts": accounts})
 
 
-def _contexts(backend: Backend) -> dict[str, int]:
-    models = backend.settings.models.items()
+def offline(
+    settings: Settings, graph: CompiledGraph, given: Mapping[str, Any], budget_nanousd: int | None
+) -> dict[str, Any]:
+    """What can be said without a controller: no experience, and of accounts the run's own."""
+    found = estimate(graph, given, Known({}, _contexts(settings)))
+    budget = graph.budget_nanousd if budget_nanousd is None else budget_nanousd
+    return _told(graph, found) | {"accounts": list(_own(budget, found.cost))}
+
+
+def _contexts(settings: Settings) -> dict[str, int]:
+    models = settings.models.items()
     return {name: model.context_tokens for name, model in models if model.context_tokens is not None}
 
 

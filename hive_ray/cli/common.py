@@ -44,11 +44,16 @@ def show_lines(told: Any, as_json: bool, lines: Iterable[str]) -> None:
         print(line)
 
 
+def url_of(url: str, config: Path | None) -> str:
+    """The address that was named, of the Ray cluster that this job runs in, of what runs here, or ""."""
+    return url or job_url() or running_url(config)
+
+
 def client_of(url: str, config: Path | None) -> Client:
     """A client of what was named, of the Ray cluster that this job runs in, or of what runs here."""
     from hive_ray.client import connect
 
-    found = url or job_url() or running_url(config)
+    found = url_of(url, config)
     if not found:
         from hive_ray.errors import Unavailable
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from hive_ray.cli.beginning import Agent, Budget, Input
-from hive_ray.cli.common import Config, Json, Url, app, client_of, read_input, show_lines
+from hive_ray.cli.common import Config, Json, Url, app, client_of, read_input, show_lines, url_of
+from hive_ray.cli.graphs import environment_of
 
 
 @app.command()
@@ -22,11 +23,42 @@ def estimate(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Worst case and expected cost of a run, node by node, and which accounts could carry it now."""
+    """Worst case and expected cost of a run, node by node, and which accounts could carry it now.
+
+    Where nothing runs, by hive.yaml alone: each call at its bound, and no account.
+    """
     values = read_input(given)
-    with client_of(url, config) as client:
-        told = client.estimate(graph, input=values, agent=agent, budget_usd=budget_usd)
-    show_lines(told, as_json, lines(told))
+    found = url_of(url, config)
+    if found:
+        with client_of(found, config) as client:
+            told = client.estimate(graph, input=values, agent=agent, budget_usd=budget_usd)
+        show_lines(told, as_json, lines(told))
+        return
+    told = _offline(graph, values, budget_usd, config)
+    show_lines(told, as_json, [*lines(told), OFFLINE])
+
+
+OFFLINE = "nothing runs here: what calls have cost so far, and what budgets have left, is not known"
+
+
+def _offline(graph: Path, values: Mapping[str, Any], budget_usd: str | None, config: Path | None) -> Any:
+    from decimal import Decimal
+
+    from hive_ray import config as configuration
+    from hive_ray.errors import Unavailable
+    from hive_ray.graph.compiler import compile_graph
+    from hive_ray.graph.load import load_graph
+    from serve.routes_estimate import NANO, offline
+
+    file = config or configuration.locate()
+    if file is None:
+        raise Unavailable("nothing runs here, and there is no hive.yaml that names models and their prices")
+    compiled = compile_graph(load_graph(graph), environment_of(file))
+    try:
+        budget = None if budget_usd is None else int(Decimal(budget_usd) * NANO)
+    except ArithmeticError as error:
+        raise typer.BadParameter(f"--budget-usd {budget_usd}: give a number such as 0.5") from error
+    return offline(configuration.load(file), compiled, values, budget)
 
 
 def lines(told: Mapping[str, Any]) -> Iterator[str]:

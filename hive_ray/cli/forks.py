@@ -17,11 +17,10 @@ from hive_ray.cli.common import (
     Url,
     app,
     client_of,
-    job_url,
     read_input,
-    running_url,
     show_json,
     show_status,
+    url_of,
 )
 from hive_ray.cli.steering import begins_again
 
@@ -82,7 +81,7 @@ def replay(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = 
 
     Works on the state itself where nothing runs, and changes nothing.
     """
-    found = url or job_url() or running_url(config)
+    found = url_of(url, config)
     if found:
         with client_of(found, config) as client:
             told = client.run(run_id).replay()

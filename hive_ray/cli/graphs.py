@@ -19,7 +19,7 @@ def lint(
     """Check graphs; exits 2 on faults. With a hive.yaml also models, prices and tools."""
     from hive_ray import config as configuration
 
-    environment = _environment(config or configuration.locate())
+    environment = environment_of(config or configuration.locate())
     found = {str(file): _findings(file, environment) for file in files}
     if as_json:
         show_json(found)
@@ -33,7 +33,7 @@ def lint(
     raise typer.Exit(BAD_INPUT if bad else SUCCEEDED)
 
 
-def _environment(config: Path | None) -> Any:
+def environment_of(config: Path | None) -> Any:
     """What exists where the graph would run; nothing is known without a ``hive.yaml``."""
     from hive_ray.graph.compiler import CompileEnvironment
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hive_ray.cli.common import FAILED, Config, Json, Url, app, client_of, show_json
+from hive_ray.cli.common import FAILED, Config, Json, Url, app, client_of, show_json, url_of
 
 if TYPE_CHECKING:
     from hive_ray.control.policy_cases import Tried
@@ -96,9 +96,8 @@ def _why(rule: RulePlan) -> str:
 
 @policies.command(name="list")
 def list_(url: Url = "", config: Config = None, as_json: Json = False) -> None:
-    """The rules in force, in the order in which they are asked."""
-    with client_of(url, config) as client:
-        rules = client.policies()
+    """The rules in force, in the order in which they are asked; where nothing runs, those of hive.yaml."""
+    rules = _rules(url, config)
     if as_json:
         show_json(rules)
         return
@@ -115,11 +114,10 @@ def show(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """One rule in force."""
+    """One rule in force; where nothing runs, of hive.yaml."""
     from hive_ray.errors import NotFound
 
-    with client_of(url, config) as client:
-        rules = {rule["id"]: rule for rule in client.policies()}
+    rules = {rule["id"]: rule for rule in _rules(url, config)}
     if rule_id not in rules:
         raise NotFound(f"no rule {rule_id} is in force; there are: {', '.join(rules)}")
     if as_json:
@@ -127,6 +125,19 @@ def show(
         return
     for key, value in rules[rule_id].items():
         print(f"{key:<12} {value}")
+
+
+def _rules(url: str, config: Path | None) -> list[dict[str, Any]]:
+    found = url_of(url, config)
+    if found:
+        with client_of(found, config) as client:
+            return client.policies()
+    from hive_ray.config import load
+    from hive_ray.control.planning import plan_of
+    from hive_ray.core.policies import Policies
+    from serve.routes_policies import shape
+
+    return [shape(rule) for rule in Policies(plan_of(load(config)).policies).rules]
 
 
 _SELECTORS = ("tools", "tags", "nodes", "models", "agents", "teams", "kinds")
