@@ -60,7 +60,7 @@ class History:
         self, manifest: HistoryManifest, view: RunView, after_seq: int, limit: int
     ) -> list[dict[str, Any]]:
         # Visits are named by the event that entered them, which may lie before this page.
-        names = _Names()
+        names = Names()
         found: list[dict[str, Any]] = []
         for recorded in self._recorded(manifest, view, after_seq):
             names.note(recorded.event)
@@ -93,7 +93,7 @@ class History:
         return max(at - 1, 0)
 
     def _name_earlier(
-        self, manifest: HistoryManifest, view: RunView, found: list[dict[str, Any]], names: _Names
+        self, manifest: HistoryManifest, view: RunView, found: list[dict[str, Any]], names: Names
     ) -> None:
         unnamed = {e["serial"] for e in found if not e["node"] and "serial" in e} - set(names)
         for number in reversed([number for number in view.segments if number > manifest.covered]):
@@ -134,7 +134,7 @@ class History:
         return segment
 
 
-class _Names(dict[int, str]):
+class Names(dict[int, str]):
     """Serial number of a visit to its node's id."""
 
     def note(self, event: ev.Event) -> None:

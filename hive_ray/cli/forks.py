@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +21,7 @@ from hive_ray.cli.common import (
     show_status,
     url_of,
 )
+from hive_ray.cli.reading import verdict_of
 from hive_ray.cli.steering import begins_again
 
 Node = Annotated[str, typer.Option("--from", help="Node before which the run is cut.")]
@@ -86,26 +86,13 @@ def replay(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = 
         with client_of(found, config) as client:
             told = client.run(run_id).replay()
     else:
-        told = _replayed_here(run_id, config)
+        told = verdict_of(run_id, config)
     if as_json:
         show_json(told)
     else:
         for text in _verdict_lines(told):
             print(text)
     raise typer.Exit(SUCCEEDED if told["ok"] else FAILED)
-
-
-def _replayed_here(run_id: str, config: Path | None) -> dict[str, Any]:
-    from hive_ray.config import load
-    from hive_ray.control.replaying import replay_run
-    from hive_ray.state.access import content_codec, open_blobs, open_keyring, open_state
-    from serve.shapes import verdict
-
-    settings = load(config)
-    store = open_state(settings)
-    keyring = open_keyring(settings, store)
-    blobs = open_blobs(settings, store, keyring)
-    return verdict(replay_run(store, content_codec(settings, keyring), blobs, run_id))
 
 
 def _verdict_lines(told: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +23,9 @@ from hive_ray.cli.common import (
     read_input,
     show_json,
     show_status,
+    url_of,
 )
+from hive_ray.cli.reading import told_of
 
 # --- looking at runs ---------------------------------------------------------------------------------
 
@@ -60,12 +63,19 @@ def ls(
 
 @app.command()
 def show(run_id: RunId, url: Url = "", config: Config = None, as_json: Json = False) -> None:
-    """Timeline of a run with cost and attempts; why it waits, and what it needs."""
+    """Timeline of a run with cost and attempts; why it waits, and what it needs.
+
+    Reads the state itself where nothing runs, and changes nothing.
+    """
     from hive_ray.progress import head, lines, needs
 
-    with client_of(url, config) as client:
-        view = client.run(run_id).show()
-        events = list(client.run(run_id).events())
+    found = url_of(url, config)
+    if found:
+        with client_of(found, config) as client:
+            view = client.run(run_id).show()
+            events = list(client.run(run_id).events())
+    else:
+        view, events = told_of(run_id, config)
     if as_json:
         show_json({**view, "events": events})
         return
@@ -82,15 +92,27 @@ def events(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Events of a run, one line each; with --json all of each event."""
+    """Events of a run, one line each; with --json all of each event.
+
+    Reads the state itself where nothing runs, and changes nothing.
+    """
+    address = url_of(url, config)
+    if not address and not follow:
+        _, told = told_of(run_id, config)
+        _print_events([event for event in told if event["seq"] > after_seq], as_json)
+        return
+    with client_of(address, config) as client:
+        found = client.run(run_id)
+        _print_events(found.watch(after_seq) if follow else found.events(after_seq), as_json)
+
+
+def _print_events(events: Iterable[dict[str, Any]], as_json: bool) -> None:
     from hive_ray.progress import line
 
-    with client_of(url, config) as client:
-        found = client.run(run_id)
-        for event in found.watch(after_seq) if follow else found.events(after_seq):
-            text = json.dumps(event, ensure_ascii=False) if as_json else line(event)
-            if text:
-                print(text, flush=True)
+    for event in events:
+        text = json.dumps(event, ensure_ascii=False) if as_json else line(event)
+        if text:
+            print(text, flush=True)
 
 
 @app.command()

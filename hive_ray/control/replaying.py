@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from hive_ray.control import buckets
+from hive_ray.control.views import RunView, run_view
 from hive_ray.core import events as ev
 from hive_ray.core import fitting
 from hive_ray.core.engine import Engine
@@ -15,7 +16,7 @@ from hive_ray.core.evolution import MISFITS
 from hive_ray.core.keys import NO_KEY
 from hive_ray.core.policies import Fact
 from hive_ray.core.run import Run, decode_run, encode_run
-from hive_ray.errors import KeyErased, NotFound
+from hive_ray.errors import Corrupt, KeyErased, NotFound
 from hive_ray.graph.compiled import CompiledGraph, decode_graph
 from hive_ray.graph.policies import RulePlan
 from hive_ray.state.blobs import Blobs
@@ -103,6 +104,10 @@ class Replay:
         return Verdict(
             self._run, self._count, seq, tuple(self._compared), erased, self._misfit, self._difference
         )
+
+    def view(self) -> RunView:
+        """The run as far as its events were applied."""
+        return run_view(self._engine, self._engine.runs[self._run])
 
     def _apply(self, recorded: Recorded) -> str:
         event = recorded.event
@@ -214,6 +219,27 @@ def replay_run(
         raise NotFound(f"no run {run_id}")
     whole(run_id, events)
     return Replay(run_id, _graphs(blobs, events), told).verdict(events, forgiving.erased)
+
+
+def derived_run(
+    store: Store, codec: ContentCodec, blobs: Blobs, run_id: str
+) -> tuple[RunView, list[Recorded]]:
+    """A run as its journal tells it, with its events, where there is no controller to ask; writes nothing.
+
+    Raises:
+        NotFound: nobody knows this run.
+        Conflict: retention has dropped its beginning.
+        StoreError: an object cannot be read, or does not fit; ``Corrupt`` names it.
+    """
+    events = _family(RunEvents(store, codec, 0), run_id)
+    if not events:
+        raise NotFound(f"no run {run_id}")
+    whole(run_id, events)
+    replay = Replay(run_id, _graphs(blobs, events), ())
+    verdict = replay.verdict(events)
+    if verdict.misfit:
+        raise Corrupt(f"events of {run_id}", verdict.misfit)
+    return replay.view(), [told for told in events if told.event.run == run_id]
 
 
 def _family(reader: RunEvents, run_id: str) -> list[Recorded]:

@@ -46,6 +46,26 @@ def test_every_way_of_creating_is_exclusive_and_leaves_no_litter(lesser: FileSto
     assert files == [tmp_path / "state" / "j" / "1"]
 
 
+def test_a_folder_that_takes_no_writes_is_read_with_what_writers_left_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Old temporary files stay where they are: a mounted backup is opened all the same."""
+    root = str(tmp_path / "state")
+    FileStore(root).put("a/1", b"one")
+    litter = tmp_path / "state" / ".tmp" / "1-1-1"
+    litter.write_bytes(b"")
+    os.utime(litter, (0, 0))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        assert FileStore(root).get("a/1") == b"one"
+    FileStore(root)
+    assert not litter.exists()
+
+
 def test_filesystem_without_any_exclusive_creation_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
