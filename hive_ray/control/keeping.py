@@ -22,7 +22,7 @@ from hive_ray.state import compaction
 from hive_ray.state.compaction import Stamp
 from hive_ray.state.history import HistoryManifest, newest_manifest
 from hive_ray.state.pieces import Piece, Pieces
-from hive_ray.state.retention import Retention, is_due, left_behind, remove_blobs, retain
+from hive_ray.state.retention import ALL, Referred, Retention, is_due, left_behind, remove_blobs, retain
 from hive_ray.state.run_items import RUN
 from hive_ray.state.snapshots import items_shown
 from hive_ray.state.store import Store
@@ -38,6 +38,8 @@ LEVEL = 2
 GRACE_US = 15 * 60 * 1_000_000
 """How long files stay that no manifest names any more: a query may take as long."""
 RETAIN_EVERY_US = 3600 * 1_000_000
+UNREPORTED_US = 24 * 3600 * 1_000_000
+"""So long a value of long-term memory may lie in the store before it is reported, by whomever."""
 PAUSE_US = 1_000_000
 """Between a failure and the next try."""
 REST = 3
@@ -68,6 +70,13 @@ class Apart(Protocol):
     def dismiss(self) -> None:
         """End it, if it runs."""
         ...
+
+
+class _Kept(NamedTuple):
+    """What is known here, whatever the history says."""
+
+    runs: set[str]
+    memory: Referred
 
 
 class _Sample(NamedTuple):
@@ -134,15 +143,21 @@ class Keeper:
         elif self._dismiss_us and shell.mono_us >= self._dismiss_us:
             self._dismiss(shell)
         elif shell.mono_us >= self._retain_again_us:
-            live, known = shell.live_run_ids(), self._known(shell)
+            live = shell.live_run_ids()
+            kept = self._kept(shell, live)
             self._retain_again_us = shell.mono_us + RETAIN_EVERY_US
-            self._do(shell, "shorten the history", lambda stamp: self._retain(live, known, stamp))
+            self._do(shell, "shorten the history", lambda stamp: self._retain(live, kept, stamp))
 
-    def _known(self, shell: Shell) -> set[str]:
-        """Runs whose blobs must stay, whatever retention says; asked for only where some may go."""
+    def _kept(self, shell: Shell, live: list[str]) -> _Kept:
+        """Whose blobs must stay, whatever retention says; asked for only where some may go."""
+        engine = shell.engine
         if not is_due(self.manifest, shell.wall_us - GRACE_US):
-            return set()
-        return {*shell.engine.runs, *shell.engine.parked}
+            return _Kept(set(), ALL)
+        # Whoever may still report a value began it in a run that lives.
+        begun = (engine.runs.get(run) or engine.parked[run] for run in live)
+        since_us = min([shell.wall_us - UNREPORTED_US, *(run.submitted_us for run in begun)])
+        referred = Referred(frozenset(engine.keeping.shelves.blobs()), since_us)
+        return _Kept({*engine.runs, *engine.parked}, referred)
 
     def _do(
         self, shell: Shell, what: str, work: Callable[[Stamp], HistoryManifest], apart: bool = False
@@ -218,23 +233,23 @@ class Keeper:
             return self.manifest
         return newest_manifest(self._store, self.manifest.partition, self.manifest)
 
-    def _retain(self, live: list[str], known: set[str], stamp: Stamp) -> HistoryManifest:
+    def _retain(self, live: list[str], kept: _Kept, stamp: Stamp) -> HistoryManifest:
         manifest = self._newest()
         if not self._cleaned:
             compaction.remove_strays(self._store, manifest)
             self._cleaned = True
         if manifest.number == self.manifest.number:
             # Which runs are known was asked for this manifest; for another, next time.
-            manifest = self._remove_dropped(manifest, known, stamp.now_us - GRACE_US)
+            manifest = self._remove_dropped(manifest, kept, stamp.now_us - GRACE_US)
         return retain(self._store, manifest, self._retention, live, stamp.epoch, stamp.now_us)
 
-    def _remove_dropped(self, manifest: HistoryManifest, known: set[str], before_us: int) -> HistoryManifest:
+    def _remove_dropped(self, manifest: HistoryManifest, kept: _Kept, before_us: int) -> HistoryManifest:
         """Files that were dropped long enough ago, and the blobs of their runs.
 
         Not as long as a kept snapshot shows one of these runs: whoever recovers from it knows the run again.
         """
-        gone = left_behind(self._store, manifest, before_us, known)
+        gone = left_behind(self._store, manifest, before_us, kept.runs)
         if gone and not items_shown(self._store, manifest.partition).isdisjoint(RUN + run for run in gone):
             return manifest
-        remove_blobs(self._store, gone)
+        remove_blobs(self._store, gone, kept.memory)
         return compaction.remove_dropped(self._store, manifest, before_us)

@@ -139,7 +139,9 @@ class Parking:
         """Runs out of the history, with the time at which they go again."""
         self._wishes: dict[str, list[_Wish]] = {}
         self._wanted: deque[str] = deque()
-        self._old = Spans(history)
+        self._old = Spans(history.of("runs"))
+        self._told: dict[str, Spans] = {}
+        """By team: of which runs the history tells anything, events or summaries; made when it is asked."""
         self._unknown: dict[str, None] = {}
         """Names that were looked for, and nobody has: they are not looked for again and again."""
         self._loads = 0
@@ -386,7 +388,8 @@ class Parking:
     def compacted(self, history: HistoryManifest) -> None:
         """The history covers more."""
         self.history = history
-        self._old = Spans(history)
+        self._old = Spans(history.of("runs"))
+        self._told.clear()
         self._unknown.clear()
         self._rest += self._stay
         self._stay.clear()
@@ -400,20 +403,33 @@ class Parking:
             if row is None:
                 if run_id in shell.engine.runs:
                     self._stay.append(run_id)
-            elif self._is_history(shell, row):
+            elif self._is_history(shell, run_id, row):
                 shell.engine.leave(run_id)
                 self.left[run_id] = None
             else:
                 self._stay.append(run_id)
 
-    def _is_history(self, shell: Shell, row: Parked) -> bool:
-        if row.seq > self.history.covered_seq or row.origin:
+    def _is_history(self, shell: Shell, run_id: str, row: Parked) -> bool:
+        if row.seq > self.history.covered_seq:
+            return False
+        if row.origin and self._is_told(shell.engine, row.team, run_id, row.origin):
             return False
         if row.unsettled and shell.wall_us < row.finished_us + SETTLES_WITHIN_US:
             return False
         # As long as its key answers, it does so out of its row.
         key = f"{row.team}/{row.idempotency_key}"
         return not row.idempotency_key or key not in shell.engine.fleet.submissions
+
+    def _is_told(self, engine: Engine, team: str, fork: str, origin: str) -> bool:
+        """Whether anything may be left of a fork, or of the run that it was forked from.
+
+        Only the fork's row tells that the other may not be forgotten, or was resumed, as long as it is there.
+        """
+        told = self._told.get(team)
+        if told is None:
+            files = (file for file in self.history.files if file.team == team)
+            told = self._told[team] = Spans(files)
+        return fork in told or origin in told or origin in engine.runs or origin in engine.parked
 
 
 def _unloaded(error: Exception) -> Refused:

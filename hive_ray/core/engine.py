@@ -307,7 +307,9 @@ class Engine:
 
     def leave(self, run_id: str) -> None:
         """The history has an ended run: nothing of it stays here."""
-        self.parked.pop(run_id, None)
+        row = self.parked.pop(run_id, None)
+        if row is not None and row.resumes and self.successors.get(row.origin) == run_id:
+            del self.successors[row.origin]
         run = self.runs.pop(run_id, None)
         if run is not None:
             self._count_child(run, -1)

@@ -196,6 +196,12 @@ class Shelves:
         shelf.seq = max(shelf.seq, head.seq)
         shelf.retired |= head.retired
 
+    def blobs(self) -> Iterator[str]:
+        """Every blob that an entry refers to, or referred to until it was overwritten or deleted."""
+        for shelf in self.by_name.values():
+            yield from shelf.retired
+            yield from (entry.value.blob for entry in shelf.entries.values() if entry.value.blob)
+
     def retired_before(self, at_us: int, durable_seq: int) -> list[str]:
         """Blobs that nothing refers to since a time, and durably so."""
         return [

@@ -3,14 +3,17 @@
 Writing the same content twice is writing it once, so a blob may be written before the report that
 refers to it, and again after a crash. Blobs of a run's conversation are ``c-…``, its others ``r-…``; those
 without either are plain. Blobs under the state's own key (``m-…``) are values of long-term memory, which are
-overwritten and then deleted: each has a name of its own, so that none comes back to life.
+overwritten and then deleted: each has a name of its own, so that none comes back to life. It begins with the
+second at which it was written, so that one that nobody reported is known to be left over (see ``retention``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -22,6 +25,7 @@ from hive_ray.state.content import ContentCodec, key_of
 from hive_ray.state.store import Store
 
 BLOBS = "blobs/"
+_MEMORY = re.compile(r"m-([0-9a-f]{10})-[0-9a-f]+")
 
 
 class BlobRef(msgspec.Struct, frozen=True):
@@ -129,7 +133,14 @@ class Blobs:
         digest.update(data)
         if key == STATE_KEY:
             digest.update(secrets.token_bytes(16))
+            return f"m-{int(time.time()):010x}-{digest.hexdigest()}"
         return f"{kind}-{digest.hexdigest()}"
+
+
+def memory_written_us(name: str) -> int:
+    """When a blob of long-term memory was written, Unix microseconds; 0 if its name does not tell."""
+    found = _MEMORY.fullmatch(name.rpartition("/")[2])
+    return int(found[1], 16) * 1_000_000 if found is not None else 0
 
 
 def _digest(data: bytes, key: bytes) -> str:

@@ -108,12 +108,12 @@ class HistoryManifest(msgspec.Struct, frozen=True):
 
 
 class Spans:
-    """Which runs the summaries of a manifest may tell of, asked often: their files' ranges, joined."""
+    """Which runs some files may tell of, asked often: the files' ranges, joined."""
 
-    def __init__(self, manifest: HistoryManifest) -> None:
+    def __init__(self, files: Iterable[HistoryFile]) -> None:
         self._firsts: list[str] = []
         self._lasts: list[str] = []
-        for first, last in sorted((file.first_run, file.last_run) for file in manifest.of("runs")):
+        for first, last in sorted((file.first_run, file.last_run) for file in files):
             if self._lasts and first <= self._lasts[-1]:
                 self._lasts[-1] = max(last, self._lasts[-1])
             else:

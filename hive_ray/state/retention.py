@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from hive_ray.core.run import root_of
 from hive_ray.errors import ObjectMissing
 from hive_ray.state import parquet
-from hive_ray.state.blobs import BLOBS
+from hive_ray.state.blobs import BLOBS, memory_written_us
 from hive_ray.state.compaction import drop
 from hive_ray.state.history import (
     RUNS_FOLDER,
@@ -94,9 +95,31 @@ def left_behind(store: Store, manifest: HistoryManifest, before_us: int, known: 
     return gone
 
 
-def remove_blobs(store: Store, gone: Collection[str]) -> int:
-    """Delete the blobs of root runs and of their children, which may show them; returns how many."""
-    blobs = [name for name in store.list(BLOBS) if root_of(name.split("/")[1]) in gone] if gone else []
+class Referred(NamedTuple):
+    """Blobs of agents' and teams' long-term memory that somebody refers to, or may refer to yet."""
+
+    blobs: Collection[str] = ()
+    since_us: int = 0
+    """Those that were written from then on may not have been reported yet."""
+
+    def is_nobodys(self, name: str) -> bool:
+        """Whether a blob was written for a report that never came."""
+        return 0 < memory_written_us(name) < self.since_us and name not in self.blobs
+
+
+ALL = Referred()
+
+
+def remove_blobs(store: Store, gone: Collection[str], memory: Referred = ALL) -> int:
+    """Delete what nothing tells of any more; returns how many blobs.
+
+    Args:
+        gone: root runs whose blobs go, and those of their children, which may show them; without any the
+            blobs are not looked at.
+        memory: other values of long-term memory go too.
+    """
+    names = store.list(BLOBS) if gone else []
+    blobs = [name for name in names if root_of(name.split("/")[1]) in gone or memory.is_nobodys(name)]
     for name in blobs:
         store.delete(name)
     return len(blobs)

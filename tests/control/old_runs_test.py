@@ -10,12 +10,15 @@ from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import ListRuns
 from hive_ray.control.shell import Action
 from hive_ray.core import forking
-from hive_ray.core.commands import Cancel, Forget, Fork
+from hive_ray.core.commands import Cancel, Forget, Fork, PutMemory
+from hive_ray.core.longterm import blob_owner
 from hive_ray.core.messages import StepContent
 from hive_ray.core.run import encode_run
+from hive_ray.core.values import Value
 from hive_ray.graph.compiled import RetryPlan
 from hive_ray.state.content import PlainCodec
 from hive_ray.state.memory_store import MemoryStore
+from hive_ray.state.retention import Retention
 from hive_ray.state.run_events import RunEvents
 from tests.control.driver import Driver
 from tests.control.parking_test import World, soon, store
@@ -149,3 +152,46 @@ def test_a_run_that_goes_on_in_a_parked_fork_is_not_forgotten(store: MemoryStore
     refused = world.told(Forget("d1")).refused
 
     assert refused is not None and "goes on in e" in refused.message
+
+
+def resumed(store: MemoryStore) -> World:
+    """``d1`` has ended and left; ``e``, in its place, has ended too. Days are kept for a day."""
+    world = World(store, [GRAPH, LOST], retention=Retention(1))
+    world.driver.command(submit("d1", graph=LOST.version))
+    world.driver.command(Cancel("d1", "enough"))
+    assert world.told(_resumption(store, "d1")).value.run_id == "e"
+    world.driver.command(Cancel("e", "enough"))
+    world.grow()
+    return world
+
+
+def test_a_fork_leaves_for_good_once_nothing_is_left_of_it_and_of_its_origin(store: MemoryStore):
+    """Its blobs go like those of others; before, its row tells whose state it has."""
+    world = resumed(store)
+    store.create("blobs/e/x", b"x")
+    engine = world.driver.engine
+    assert ("e" in world.parked, "d1" in world.parked, engine.successors) == (True, False, {"d1": "e"})
+
+    world.driver.pass_time(3 * DAY_US)
+    world.grow()
+    assert ("e" in world.parked, engine.successors) == (False, {})
+    world.driver.pass_time(DAY_US // 24)
+    world.grow()
+    assert not store.list("blobs/e/")
+
+
+def test_values_of_memory_that_nobody_can_report_any_more_are_deleted(store: MemoryStore):
+    """Not those that a run that lives may have written, nor any that an entry refers to."""
+    world = resumed(store)
+    begun_s = world.driver.clock.wall_us // 1_000_000
+    folder = f"blobs/{blob_owner('agent', 'team/agent')}"
+    told, lost, young = (f"{folder}/m-{at:010x}-{at:x}" for at in (begun_s - 2, begun_s - 1, begun_s + 1))
+    for name in (told, lost, young):
+        store.create(name, b"x")
+    world.driver.command(PutMemory("agent", "team/agent", "key", Value(b"", told, 1)))
+    world.driver.command(submit("lives", deadline_us=world.driver.clock.wall_us + 100 * DAY_US))
+
+    for _ in range(2):
+        world.driver.pass_time(3 * DAY_US)
+        world.grow()
+    assert store.list(f"{folder}/") == [told, young]

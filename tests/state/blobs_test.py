@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from hive_ray.core.keys import STATE_KEY
 from hive_ray.errors import Corrupt, ObjectMissing, StoreError
-from hive_ray.state.blobs import BlobRef, Blobs, graph_name
-from hive_ray.state.content import PlainCodec
+from hive_ray.state.blobs import BlobRef, Blobs, graph_name, memory_written_us
+from hive_ray.state.content import PlainCodec, SealingCodec
 from hive_ray.state.store import Store
 from tests.state.faults import Faulty, once
+from tests.state.keyrings import keyring
 
 KEY = b"k" * 32
 
@@ -35,6 +37,19 @@ def test_same_content_is_one_object_per_run_and_key(store: Store):
 
     assert refs[0] == refs[1]
     assert len({ref.name for ref in refs}) == len(store.list("blobs/")) == 3
+
+
+def test_a_value_of_long_term_memory_has_a_name_of_its_own_that_tells_when_it_was_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """To the second; the names of other blobs tell nothing of that kind."""
+    monkeypatch.setattr("hive_ray.state.blobs.time.time", lambda: 1_700_000_000.9)
+    blobs = Blobs(store, SealingCodec(keyring(store)), KEY)
+    one, other = (blobs.put("memory-agent-a", b"x", STATE_KEY) for _ in range(2))
+
+    assert one.name != other.name and blobs.get(one) == blobs.get(other) == b"x"
+    assert memory_written_us(one.name) == 1_700_000_000_000_000
+    assert memory_written_us(blobs.put("run", b"x").name) == 0
 
 
 def test_lost_acknowledgement_of_a_blob_is_mended_by_repeating(store: Store):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hive_ray.control.keeping import Keeper
+from hive_ray.control.keeping import Keeper, _Kept
 from hive_ray.core.commands import Cancel
 from hive_ray.state import merging
 from hive_ray.state.compaction import Stamp, remove_dropped, remove_strays
@@ -14,7 +14,7 @@ from hive_ray.state.history import HistoryFile, HistoryManifest, Spans, date_of,
 from hive_ray.state.history_reading import run_rows, summaries
 from hive_ray.state.memory_store import MemoryStore, forget_memory
 from hive_ray.state.pieces import Pieces
-from hive_ray.state.retention import Retention, is_due, left_behind, remove_blobs, retain
+from hive_ray.state.retention import ALL, Referred, Retention, is_due, left_behind, remove_blobs, retain
 from hive_ray.state.run_items import RUN
 from hive_ray.state.snapshots import items_shown, kept_manifests
 from tests.control.driver import Driver
@@ -22,6 +22,7 @@ from tests.control.shell_test import submit
 from tests.state.compaction_test import compact_all, compactor, covered, lived, rows_of, snapshot
 
 DAY_US = 86_400_000_000
+NOBODY = _Kept(set(), ALL)
 
 
 @pytest.fixture
@@ -93,13 +94,25 @@ def test_blobs_stay_while_a_snapshot_shows_their_run(store: MemoryStore):
     assert RUN + "a0" in items_shown(store, 0)
     keeper = Keeper(store, Pieces(store, compactor(store)), Retention(30), after)
 
-    assert keeper._remove_dropped(after, set(), now_us + 1) == after
+    assert keeper._remove_dropped(after, NOBODY, now_us + 1) == after
     assert store.list("blobs/") == ["blobs/a0/x"]
 
     while found := kept_manifests(store, 0):
         store.delete(found[-1].name)
-    assert keeper._remove_dropped(after, set(), now_us + 1).dropped == ()
+    assert keeper._remove_dropped(after, NOBODY, now_us + 1).dropped == ()
     assert not store.list("blobs/")
+
+
+def test_values_of_long_term_memory_that_nobody_reported_go_too(store: MemoryStore):
+    """Once they are too old for a report to come; those whose name does not tell their age stay."""
+    kept = ["m-0000000005-ab", "m-0000000009-ab", "m-abcd", "x"]
+    for name in ("m-0000000008-ab", *kept):
+        store.create(f"blobs/memory-agent-a0/{name}", b"x")
+    referred = {"blobs/memory-agent-a0/m-0000000005-ab"}
+
+    assert remove_blobs(store, ["a0"], Referred(referred, 9_000_000)) == 1
+    assert [name.split("/")[2] for name in store.list("blobs/")] == kept
+    assert remove_blobs(store, [], Referred((), 9_000_000_000)) == 0, "looked at beside others only"
 
 
 def test_files_that_were_joined_take_no_blobs_with_them(store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
@@ -200,8 +213,8 @@ def test_spans_hold_what_some_file_may_hold():
     files = tuple(
         HistoryFile(f"{first}", "runs", "", "", 1, 1, 1, 1, first, last, 1, "") for first, last in ranges
     )
-    spans = Spans(HistoryManifest(0, files=files))
+    spans = Spans(files)
 
     for run in "abcdefghijkl":
         assert (run in spans) == any(file.may_hold(run) for file in files), run
-    assert spans and not Spans(HistoryManifest(0))
+    assert spans and not Spans(())
