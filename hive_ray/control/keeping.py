@@ -125,6 +125,10 @@ class Keeper:
         self._broke = False
         """The last piece of work broke: its manifest may stand all the same, and its segments be gone."""
 
+    def may_have_dropped(self, run: str, team: str, now_us: int) -> bool:
+        """See ``Retention``."""
+        return self._retention.may_have_dropped(run, team, now_us)
+
     def snapshot_taken(self) -> None:
         """There is a new snapshot: more may be compacted."""
         self._behind = True

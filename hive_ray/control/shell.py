@@ -495,6 +495,10 @@ class Shell:
         """New runs are refused at a bound; a repeat of an accepted one is not new."""
         if not isinstance(command, (Submit, Fork)) or self.engine.accepted(command):
             return None
+        keeper = self._keeper
+        if keeper is not None and keeper.may_have_dropped(command.run, command.team, self.wall_us):
+            why = f"run {command.run} is older than what is kept of its team, and nobody knows whether it ran"
+            return Refused("conflict", f"{why}: look for what it did, then submit it anew")
         if self._plan is not None and decode_plan(self._plan.plan).restricts:
             why = "the budgets and limits of the configuration"
             return features.needs(features.CONTROLLED, self.engine.fleet.feature_level, why)

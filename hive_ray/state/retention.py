@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from hive_ray.state.history_reading import open_file
 from hive_ray.state.store import Store
 
 _DAY_US = 86_400_000_000
+_TIMED = 7
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -35,6 +37,20 @@ class Retention(msgspec.Struct, frozen=True):
         """The time before which a team's history is too old; 0 if none is."""
         days = self.teams.get(team, self.default_days)
         return now_us - days * _DAY_US if days else 0
+
+    def may_have_dropped(self, run: str, team: str, now_us: int) -> bool:
+        """Whether a run that nobody knows may have ended and left the history, by the time in its id."""
+        before_us = self.before_us(team, now_us)
+        return before_us > 0 and 0 < named_us(run) < before_us
+
+
+def named_us(run: str) -> int:
+    """The time in a run's id, Unix microseconds; 0 if it is no UUIDv7 (RFC 9562)."""
+    try:
+        found = uuid.UUID(run)
+    except ValueError:
+        return 0
+    return (found.int >> 80) * 1000 if found.version == _TIMED else 0
 
 
 def retain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -195,3 +196,21 @@ def test_values_of_memory_that_nobody_can_report_any_more_are_deleted(store: Mem
         world.driver.pass_time(3 * DAY_US)
         world.grow()
     assert store.list(f"{folder}/") == [told, young]
+
+
+def test_a_run_whose_repeat_comes_after_its_days_were_dropped_is_not_begun_again(store: MemoryStore):
+    """Nobody knows it any more but by the time in its id; as long as it is known it is the answer."""
+    world = World(store, retention=Retention(1))
+    name = str(uuid.UUID(int=world.driver.clock.wall_us // 1000 << 80 | 7 << 76 | 2 << 62))
+    world.driver.command(submit(name))
+    world.driver.command(Cancel(name, "enough"))
+    world.grow()
+    assert world.told(submit(name)).value.status == "cancelled"
+    world.driver.pass_time(3 * DAY_US)
+    world.grow()
+
+    refused = world.told(submit(name)).refused
+
+    assert refused is not None and (refused.problem, name in refused.message) == ("conflict", True)
+    fresh = str(uuid.UUID(int=world.driver.clock.wall_us // 1000 << 80 | 7 << 76 | 2 << 62))
+    assert world.told(submit(fresh)).value.run_id == fresh
