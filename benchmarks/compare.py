@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,41 @@ async def serve(in_flight: int, steps: int, waves: int, controlled: bool) -> Non
             await turns(running, cluster.chain(steps), in_flight, waves)
 
 
+class Progress(NamedTuple):
+    """What a controller did meanwhile."""
+
+    counters: dict[str, int]
+    cpu_s: float
+    elapsed_s: float
+
+    @property
+    def steps_per_s(self) -> float:
+        return self.counters["steps"] / self.elapsed_s
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU of the controller for a step."""
+        return self.cpu_s / self.counters["steps"] * 1e6
+
+
+async def progress(
+    running: Any, work: Iterable[Awaitable[object]], on_warm: Callable[[], object] = lambda: None
+) -> Progress:
+    """Do some work, one piece after the other, and say what the controller counted meanwhile.
+
+    Here, and not beside the other measurements, since the trees that are compared may lack it there.
+    """
+    before = await running.standing()
+    on_warm()
+    begun_s = time.perf_counter()
+    for piece in work:
+        await piece
+    elapsed_s = time.perf_counter() - begun_s
+    after = await running.standing()
+    counters = {name: count - before["counters"].get(name, 0) for name, count in after["counters"].items()}
+    return Progress(counters, after["cpu_s"] - before["cpu_s"], elapsed_s)
+
+
 async def turns(running: Any, graph: Any, in_flight: int, waves: int) -> None:
     from benchmarks.throughput import wave
 
@@ -97,18 +133,8 @@ async def turns(running: Any, graph: Any, in_flight: int, waves: int) -> None:
     await wave(running, graph.version, 2)
     print("{}", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
-        before = await running.standing()
-        begun_s = time.perf_counter()
-        for _ in range(waves):
-            await wave(running, graph.version, in_flight)
-        elapsed_s = time.perf_counter() - begun_s
-        after = await running.standing()
-        done = after["counters"]["steps"] - before["counters"]["steps"]
-        told = {
-            "steps_per_s": done / elapsed_s,
-            "cpu_us": (after["cpu_s"] - before["cpu_s"]) / done * 1e6,
-        }
-        print(json.dumps(told), flush=True)
+        done = await progress(running, (wave(running, graph.version, in_flight) for _ in range(waves)))
+        print(json.dumps({"steps_per_s": done.steps_per_s, "cpu_us": done.cpu_us}), flush=True)
 
 
 def compare(options: argparse.Namespace) -> dict[str, dict[str, float]]:

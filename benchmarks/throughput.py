@@ -12,12 +12,12 @@ import argparse
 import asyncio
 import json
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.cluster import Cluster, chain, fresh_state, ray_session, settings_for, started
+from benchmarks.compare import Progress, progress
 from hive_ray.config import Settings
 from hive_ray.control.queries import WatchRun
 from hive_ray.core.commands import Submit
@@ -96,40 +96,29 @@ async def measure(
     in_flight, runs, _, slots, workers, controlled = load
     with fresh_state(state) as given:
         settings = settings_for(given, slots, workers, CONTROL if controlled else None)
-        before, after, elapsed_s = await run_load(settings, load, on_warm)
+        done = await run_load(settings, load, on_warm)
         gaps = step_gaps_ms(settings)
-    done = after["counters"]["steps"] - before["counters"]["steps"]
     return {
         "in_flight": in_flight,
         "runs": runs,
-        "steps": done,
-        "steps_per_s": round(done / elapsed_s, 1),
+        "steps": done.counters["steps"],
+        "steps_per_s": round(done.steps_per_s, 1),
         "step_gap_ms_p50": round(statistics.median(gaps), 3),
         "step_gap_ms_p99": round(statistics.quantiles(gaps, n=100)[98], 3),
-        "commits": after["counters"]["commits"] - before["counters"]["commits"],
-        "exchanges": after["counters"]["exchanges"] - before["counters"]["exchanges"],
-        "bytes": after["counters"]["bytes"] - before["counters"]["bytes"],
-        "controller_cpu_us_per_step": round((after["cpu_s"] - before["cpu_s"]) / done * 1e6, 1),
+        **{name: done.counters[name] for name in ("commits", "exchanges", "bytes")},
+        "controller_cpu_us_per_step": round(done.cpu_us, 1),
     }
 
 
-async def run_load(
-    settings: Settings, load: Load, on_warm: Callable[[], object]
-) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """What the controller says before and after the measured runs, and the seconds between."""
+async def run_load(settings: Settings, load: Load, on_warm: Callable[[], object]) -> Progress:
+    """What the controller did during the measured runs."""
     in_flight, runs, steps, _, _, controlled = load
     async with started(settings) as running:
         graph = chain(steps, COST_NANOUSD if controlled else 0)
         running.add_graph(graph)
         await wave(running, graph.version, 2)
-        before = await running.standing()
-        on_warm()
-        begun_s = time.perf_counter()
-        for begun in range(0, runs, in_flight):
-            await wave(running, graph.version, min(in_flight, runs - begun))
-        elapsed_s = time.perf_counter() - begun_s
-        after = await running.standing()
-    return before, after, elapsed_s
+        sizes = (min(in_flight, runs - begun) for begun in range(0, runs, in_flight))
+        return await progress(running, (wave(running, graph.version, size) for size in sizes), on_warm)
 
 
 def step_gaps_ms(settings: Settings) -> list[float]:

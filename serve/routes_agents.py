@@ -15,7 +15,7 @@ from serve import shapes
 from serve.bodies import AgentGraph, LintRequest
 from serve.caller import team
 from serve.problems import invalid
-from serve.routes_runs import answer, backend_of
+from serve.routes_runs import answer, backend_of, listed
 
 router = APIRouter(tags=["agents"])
 AgentName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)]
@@ -23,8 +23,7 @@ AgentName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_len
 
 @router.get("/v1/agents", summary="All agents")
 async def list_agents(request: Request) -> Response:
-    agents: list[AgentView] = await backend_of(request).read(ListAgents(team()), list[AgentView])
-    return answer({"agents": [shapes.agent(agent) for agent in agents]})
+    return await listed(request, "agents", ListAgents(team()), list[AgentView], shapes.agent)
 
 
 @router.get("/v1/agents/{name}", summary="Show an agent")

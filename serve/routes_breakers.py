@@ -15,7 +15,7 @@ from serve import shapes
 from serve.backend import Backend
 from serve.bodies import Body
 from serve.names import check_broken
-from serve.routes_runs import answer, backend_of
+from serve.routes_runs import answer, backend_of, listed
 
 router = APIRouter(prefix="/v1/breakers", tags=["breakers"])
 
@@ -29,8 +29,7 @@ class Force(Body):
 
 @router.get("", summary="Breakers that have counted something, or are not closed")
 async def list_breakers(request: Request) -> Response:
-    views: list[BreakerView] = await backend_of(request).read(ListBreakers(), list[BreakerView])
-    return answer({"breakers": [_shape(view) for view in views]})
+    return await listed(request, "breakers", ListBreakers(), list[BreakerView], _shape)
 
 
 @router.get("/{name:path}", summary="The breaker of model/NAME or tool/NAME")

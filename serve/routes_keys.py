@@ -17,7 +17,7 @@ from hive_ray.core.principals import Principal
 from serve import shapes
 from serve.backend import Backend
 from serve.bodies import NewKey, Roll
-from serve.routes_runs import answer, backend_of
+from serve.routes_runs import answer, backend_of, listed
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 
@@ -31,8 +31,7 @@ async def whoami(request: Request) -> Response:
 
 @router.get("/keys", summary="All API keys, those that have ended too")
 async def list_keys(request: Request) -> Response:
-    keys: list[KeyView] = await backend_of(request).read(ListKeys(), list[KeyView])
-    return answer({"keys": [_told(key) for key in keys]})
+    return await listed(request, "keys", ListKeys(), list[KeyView], _told)
 
 
 @router.post("/keys", status_code=201, summary="Make an API key")

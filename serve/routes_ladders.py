@@ -9,15 +9,14 @@ from fastapi import APIRouter, Request, Response
 from hive_ray.control.ladder_views import GetLadder, LadderView, ListLadders
 from hive_ray.core.ladder import LadderPlan, Rung, Tally
 from serve import shapes
-from serve.routes_runs import answer, backend_of
+from serve.routes_runs import answer, backend_of, listed
 
 router = APIRouter(prefix="/v1/ladders", tags=["ladders"])
 
 
 @router.get("", summary="Where each model that has a degrade ladder stands")
 async def list_ladders(request: Request) -> Response:
-    views: list[LadderView] = await backend_of(request).read(ListLadders(), list[LadderView])
-    return answer({"ladders": [_shape(view) for view in views]})
+    return await listed(request, "ladders", ListLadders(), list[LadderView], _shape)
 
 
 @router.get("/{model}", summary="Where a model stands on its degrade ladder")

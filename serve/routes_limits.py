@@ -30,7 +30,7 @@ from serve.bodies import Reason
 from serve.budget_bodies import PoolLimits, RateLimits, RunsLimit
 from serve.caller import sees_totals
 from serve.names import check_pool, check_rated, check_running
-from serve.routes_runs import NANO, answer, backend_of
+from serve.routes_runs import NANO, answer, backend_of, listed
 
 router = APIRouter(prefix="/v1", tags=["limits"])
 
@@ -95,8 +95,7 @@ async def _pools(backend: Backend, names: tuple[str, ...]) -> list[dict[str, obj
 
 @router.get("/rates", summary="Rates of pools, models and tools")
 async def list_rates(request: Request) -> Response:
-    views: list[RateView] = await backend_of(request).read(ListRates(), list[RateView])
-    return answer({"rates": [budget_shapes.rate(view) for view in views]})
+    return await listed(request, "rates", ListRates(), list[RateView], budget_shapes.rate)
 
 
 @router.get("/rates/{name:path}", summary="The rates of pool/NAME, model/NAME or tool/NAME")

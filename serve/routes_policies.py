@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from hive_ray.control.queries import ListPolicies
 from hive_ray.graph.asking import AskPlan
 from hive_ray.graph.policies import RulePlan
-from serve.routes_runs import answer, backend_of
+from serve.routes_runs import listed
 
 router = APIRouter(prefix="/v1/policies", tags=["operation"])
 _SELECTORS = ("tools", "tags", "nodes", "models", "agents", "teams", "kinds")
@@ -18,8 +18,7 @@ _SELECTORS = ("tools", "tags", "nodes", "models", "agents", "teams", "kinds")
 @router.get("", summary="The rules in force, in order")
 async def list_policies(request: Request) -> Response:
     """Those that are for no other team alone; the built-in rule stands last."""
-    rules: list[RulePlan] = await backend_of(request).read(ListPolicies(""), list[RulePlan])
-    return answer({"policies": [shape(rule) for rule in rules]})
+    return await listed(request, "policies", ListPolicies(""), list[RulePlan], shape)
 
 
 def shape(rule: RulePlan) -> dict[str, Any]:

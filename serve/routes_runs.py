@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from hive_ray.control import queries
 from hive_ray.control.queries import GetAgent, ListRuns, WatchRun
 from hive_ray.control.views import AgentView, RunLine, RunView
 from hive_ray.core.commands import Cancel, Complete, Forget, Pause, Signal, Submit
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 NANO = 1_000_000_000
 WAIT_LIMIT_S = 60.0
+T = TypeVar("T")
 Key = Annotated[str, Header(max_length=255)]
 Trace = Annotated[str, Header(max_length=255)]
 
@@ -40,6 +42,14 @@ def backend_of(request: Request) -> Backend:
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """JSON without a detour through pydantic, and without secrets."""
     return Response(encoded(body), status, headers, "application/json")
+
+
+async def listed(
+    request: Request, name: str, query: queries.Query, kind: type[list[T]], shape: Callable[[T], Any]
+) -> Response:
+    """All that a question finds, each in its shape, under a name."""
+    found: list[T] = await backend_of(request).read(query, kind)
+    return answer({name: [shape(one) for one in found]})
 
 
 # --- submission --------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hive_ray.cli.budgets import NO_LIMIT, Why
 from hive_ray.cli.common import Config, Json, Url, client_of, show_lines
 from hive_ray.cli.groups import showing_group
+
+if TYPE_CHECKING:
+    from hive_ray.client import Client
 
 pools = showing_group("pools", "Pools: workers, queues, what steps wait for, limits.")
 rates = showing_group("rates", "Rates of pools, models and tools.")
@@ -59,22 +62,24 @@ def set_pool(  # noqa: PLR0913 - each parameter is an option of the command
         "usd_per_hour": usd_per_hour,
     }
     with client_of(url, config) as client:
-        now = client.get(f"/v1/pools/{name}")
-        body = {key: now[key] if value is None else value for key, value in given.items()}
-        body["usd_per_hour"] = None if body["usd_per_hour"] == NO_LIMIT else body["usd_per_hour"]
-        told = client.send("PUT", f"/v1/pools/{name}", body | {"reason": reason})
-    _show_pool(told, as_json)
+        told = _changed_to(client, f"/v1/pools/{name}", given, reason)
+    show_lines(told, as_json, _pool_lines(told))
 
 
 @pools.command("reset")
 def reset_pool(name: Pool, url: Url = "", config: Config = None, as_json: Json = False) -> None:
     """Go back to the configuration's limits."""
     with client_of(url, config) as client:
-        _show_pool(client.send("DELETE", f"/v1/pools/{name}"), as_json)
-
-
-def _show_pool(told: Mapping[str, Any], as_json: bool) -> None:
+        told = client.send("DELETE", f"/v1/pools/{name}")
     show_lines(told, as_json, _pool_lines(told))
+
+
+def _changed_to(client: Client, path: str, given: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """What is given is changed, `none` being no limit; what is None stays as it is."""
+    now = client.get(path)
+    body = {key: now[key] if value is None else value for key, value in given.items()}
+    body = {key: None if value == NO_LIMIT else value for key, value in body.items()}
+    return client.send("PUT", path, body | {"reason": reason})
 
 
 def _pool_lines(pool: Mapping[str, Any]) -> Iterator[str]:
@@ -126,9 +131,7 @@ def set_rate(
     """Change rates; they hold at once. What is not named stays as it is."""
     given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     with client_of(url, config) as client:
-        now = client.get(f"/v1/rates/{name}")
-        body = {key: now[key] if value is None else value for key, value in given.items()}
-        told = client.send("PUT", f"/v1/rates/{name}", body | {"reason": reason})
+        told = _changed_to(client, f"/v1/rates/{name}", given, reason)
     show_lines(told, as_json, [_rate_line(told)])
 
 

@@ -10,7 +10,6 @@ content). Version 2 is the same of a zstd frame of the content: what is sealed d
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 
 from hive_ray.core.keys import NO_KEY, REF_BYTES
 from hive_ray.errors import StoreError
+from hive_ray.state.compressing import CONTEXTS
 from hive_ray.state.keyring import Keyring
 
 PLAIN = b"\x00"
@@ -102,7 +102,7 @@ class SealingCodec:
             return PLAIN + data
         form = SEALED
         if len(data) >= PACKED_FROM_BYTES and data[:4] != zstandard.FRAME_HEADER:
-            packed = _CONTEXTS.packer.compress(data)
+            packed = CONTEXTS.bare.compress(data)
             if len(packed) < len(data):
                 form, data = PACKED, packed
         nonce = next_nonce()
@@ -139,23 +139,11 @@ def is_sealed(data: bytes) -> bool:
     return data[:1] in (SEALED, PACKED)
 
 
-class _Contexts(threading.local):
-    """Compression contexts of one thread: one that two threads share writes damaged frames."""
-
-    def __init__(self) -> None:
-        # Half the time of level 1; the tag of the sealed value stands for a checksum.
-        self.packer = zstandard.ZstdCompressor(level=-1, write_checksum=False, write_content_size=True)
-        self.reader = zstandard.ZstdDecompressor()
-
-
-_CONTEXTS = _Contexts()
-
-
 def _unpacked(packed: bytes, aad: tuple[str, ...]) -> bytes:
     try:
         if not 0 <= zstandard.frame_content_size(packed) <= MOST_BYTES:
             raise StoreError(f"content of {'/'.join(aad)} does not open: its frame names no possible size")
-        return _CONTEXTS.reader.decompress(packed, allow_extra_data=False)
+        return CONTEXTS.reader.decompress(packed, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise StoreError(f"content of {'/'.join(aad)} does not open: {error}") from error
 

@@ -6,7 +6,6 @@ Arrow reader opens. Decoding refuses whatever is not exactly what was written.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import zstandard
 
 from hive_ray.errors import Corrupt
+from hive_ray.state.compressing import CONTEXTS
 
 Batch = Any
 """A ``pyarrow.RecordBatch``; pyarrow ships no types."""
@@ -21,22 +21,8 @@ Batch = Any
 MAX_RAW_BYTES = 256 * 1024 * 1024
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
-# Level 1 costs 5 us more than level -3 on a segment of three rows and saves a third; on 400 KB it
-# would cost 170 us more and save a twentieth.
 _SMALL_BYTES = 16 * 1024
 _UNUSED_BIT = 0x10
-
-
-class _Contexts(threading.local):
-    """Compression contexts of one thread: one that two threads share writes damaged frames."""
-
-    def __init__(self) -> None:
-        self.small = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
-        self.large = zstandard.ZstdCompressor(level=-3, write_checksum=True, write_content_size=True)
-        self.reader = zstandard.ZstdDecompressor()
-
-
-_CONTEXTS = _Contexts()
 
 
 def compress(raw: bytes, dense: bool = False) -> bytes:
@@ -45,7 +31,7 @@ def compress(raw: bytes, dense: bool = False) -> bytes:
     Args:
         dense: half the size for twice the time, also where much is compressed at once.
     """
-    context = _CONTEXTS.small if dense or len(raw) < _SMALL_BYTES else _CONTEXTS.large
+    context = CONTEXTS.small if dense or len(raw) < _SMALL_BYTES else CONTEXTS.large
     return context.compress(raw)
 
 
@@ -57,7 +43,7 @@ def decompress(name: str, data: bytes) -> bytes:
             raise Corrupt(name, "damaged (the frame header is not one that is ever written)")
         if frame.content_size > MAX_RAW_BYTES:
             raise Corrupt(name, f"damaged (claims {frame.content_size} bytes)")
-        return _CONTEXTS.reader.decompress(data, read_across_frames=False, allow_extra_data=False)
+        return CONTEXTS.reader.decompress(data, read_across_frames=False, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Corrupt(name, f"damaged or cut short ({error})") from error
 
