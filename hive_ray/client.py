@@ -10,41 +10,28 @@ print(run.result())
 from __future__ import annotations
 
 import html
-import json
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
-
-import httpx2
+from typing import Any
 
 from hive_ray import bulk
 from hive_ray import config as config_file
-from hive_ray.errors import (
-    BudgetExceeded,
-    Conflict,
-    Fault,
-    Forbidden,
-    Forgotten,
-    GraphError,
-    HiveError,
-    InputError,
-    NotFound,
-    Overloaded,
-    Unauthenticated,
-    Unavailable,
-    UserError,
-)
-from hive_ray.graph.builder import Graph
+from hive_ray.connection import Connection, error_of
+from hive_ray.errors import HiveError, Unavailable
 from hive_ray.kept import Artifact, Memory, chosen
-
-Json = Any
-GraphLike = Graph | Mapping[str, Any] | str | Path
+from hive_ray.submissions import (
+    GraphLike,
+    Json,
+    checked_json,
+    graph_content,
+    key_of,
+    submission_body,
+    usd_body,
+)
 
 TERMINAL = ("succeeded", "failed", "cancelled")
-REQUEST_TIMEOUT_S = 60.0
 WAIT_S = 20.0
 """One call waits this long for a run's end; then it is asked again."""
 PATIENCE_S = 60.0
@@ -215,7 +202,7 @@ class Run:
         """
         given = (("deadline_s", deadline_s), ("callback_url", callback_url))
         body = {key: item for key, item in given if item is not None}
-        return self._client.post(self._path("/resume"), body | _usd(budget_usd))
+        return self._client.post(self._path("/resume"), body | usd_body(budget_usd))
 
     def fork(  # noqa: PLR0913 - each parameter is a field of the request
         self,
@@ -240,7 +227,7 @@ class Run:
             UserError: the run never visited the node; the message lists what it visited.
         """
         body: dict[str, Any] = {"from": node, "visit": visit, "input": checked_json(dict(input or {}))}
-        body |= _usd(budget_usd)
+        body |= usd_body(budget_usd)
         if agent is not None:
             body["agent"] = agent
         if deadline_s is not None:
@@ -287,33 +274,8 @@ class Run:
         return f"<table>{rows}</table>"
 
 
-class Client:
+class Client(Connection):
     """One installation over HTTP."""
-
-    def __init__(
-        self,
-        url: str,
-        api_key: str | None = None,
-        timeout_s: float = REQUEST_TIMEOUT_S,
-        team: str | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        if team:
-            headers["Hive-Team"] = team
-        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
-
-    def __repr__(self) -> str:
-        return f"Client({self.url!r})"
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -343,7 +305,7 @@ class Client:
             BudgetExceeded: no account can carry its first step.
             Unavailable: nobody answered; with a key the submission may be repeated.
         """
-        body = _submission(
+        body = submission_body(
             graph,
             input=input,
             agent=agent,
@@ -365,7 +327,9 @@ class Client:
         budget_usd: Decimal | str | float | None = None,
     ) -> dict[str, Any]:
         """What a run would cost, at worst and as expected, and which accounts could carry it."""
-        return self.post("/v1/estimate", _submission(graph, input=input, agent=agent, budget_usd=budget_usd))
+        return self.post(
+            "/v1/estimate", submission_body(graph, input=input, agent=agent, budget_usd=budget_usd)
+        )
 
     def submit_many(self, submissions: Iterable[Mapping[str, Any]]) -> list[Run | HiveError]:
         """Begin many runs at once, each given by the arguments that ``submit`` takes, by name.
@@ -373,11 +337,11 @@ class Client:
         Returns:
             In the same order the run, or why it was refused: a bad submission spoils no other.
         """
-        bodies = [_submission(**one) | {"idempotency_key": _key_of(one)} for one in submissions]
+        bodies = [submission_body(**one) | {"idempotency_key": key_of(one)} for one in submissions]
         return [self._one_of_many(told) for told in bulk.submitted(self.post, bodies)]
 
     def _one_of_many(self, told: Mapping[str, Any]) -> Run | HiveError:
-        return Run(self, told["run_id"]) if told["status"] == 202 else _error_of(told["kind"], told)
+        return Run(self, told["run_id"]) if told["status"] == 202 else error_of(told["kind"], told)
 
     def cancel_runs(self, **selection: Json) -> dict[str, Any]:
         """End all live runs that fit: ``ids``, or ``status``, ``agent``, ``older_than_s``, ``dead_lettered``;
@@ -488,78 +452,6 @@ class Client:
     def status(self) -> dict[str, Any]:
         return self.get("/v1/status")
 
-    # --- HTTP ------------------------------------------------------------------------------------
-
-    def get(self, path: str, params: Mapping[str, Json] | None = None) -> Json:
-        return self._send("GET", path, params=params)
-
-    def post(self, path: str, body: Json = None, *, repeat: bool = True) -> Json:
-        return self._send("POST", path, body, repeat=repeat)
-
-    def post_once(self, path: str, body: Json, idempotency_key: str = "") -> Json:
-        """A request that may be sent twice and has its effect once."""
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return self._send("POST", path, body, headers=headers)
-
-    def download(self, path: str) -> Iterator[bytes]:
-        """The body of an answer that is no JSON, in parts."""
-        try:
-            with self._http.stream("GET", path) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                    _checked(answer)
-                yield from answer.iter_bytes()
-        except httpx2.HTTPError as error:
-            raise self._away(error) from error
-
-    def send(
-        self, method: str, path: str, body: Json = None, headers: Mapping[str, str] | None = None
-    ) -> Json:
-        """Any other request that may be repeated."""
-        return self._send(method, path, body, headers=headers)
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: Json = None,
-        *,
-        params: Mapping[str, Json] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeat: bool = True,
-    ) -> Json:
-        """One request; repeated once on a broken connection if that cannot do anything twice."""
-        content = None if body is None else json.dumps(body).encode()
-        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content else {})}
-        for last in (not repeat, True):
-            try:
-                answer = self._http.request(
-                    method, path, content=content, params=_given(params), headers=sent
-                )
-            except httpx2.HTTPError as error:
-                if last:
-                    raise self._away(error) from error
-            else:
-                return _checked(answer)
-        raise AssertionError("unreachable")
-
-    def stream(self, path: str, after_seq: int) -> Iterator[dict[str, Any]]:
-        """Server-sent events behind ``after_seq``, until the server closes."""
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after_seq)}
-        try:
-            with self._http.stream("GET", path, headers=headers) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                    _checked(answer)
-                for line in answer.iter_lines():
-                    if line.startswith("data: "):
-                        yield json.loads(line[6:])
-        except httpx2.HTTPError as error:
-            raise self._away(error) from error
-
-    def _away(self, error: Exception) -> Unavailable:
-        return Unavailable(f"{self.url} does not answer ({type(error).__name__}): is `hive-ray up` running?")
-
 
 def connect(url: str, api_key: str | None = None, team: str | None = None) -> Client:
     """A client of the installation at a URL; asks nothing yet.
@@ -598,130 +490,3 @@ def up(
     if not key and place.admin_key.is_file():
         key = place.admin_key.read_text("ascii").strip()
     return Client(record.url, key)
-
-
-def _submission(  # noqa: PLR0913 - as of ``submit``
-    graph: GraphLike | None = None,
-    *,
-    input: Mapping[str, Json] | None = None,
-    agent: str | None = None,
-    budget_usd: Decimal | str | float | None = None,
-    deadline_s: float | None = None,
-    idempotency_key: str = "",
-    priority: str | None = None,
-    callback_url: str = "",
-) -> dict[str, Any]:
-    """A submission as it travels; its key travels apart."""
-    body: dict[str, Any] = {"input": checked_json(dict(input or {}))} | _usd(budget_usd)
-    if graph is not None:
-        body["graph"] = graph_content(graph)
-    if agent is not None:
-        body["agent"] = agent
-    if deadline_s is not None:
-        body["deadline_s"] = deadline_s
-    if priority is not None:
-        body["priority"] = priority
-    if callback_url:
-        body["callback_url"] = callback_url
-    return body
-
-
-def _usd(budget_usd: Decimal | str | float | None) -> dict[str, Any]:
-    return {} if budget_usd is None else {"budget_usd": str(budget_usd)}
-
-
-def _key_of(submission: Mapping[str, Any]) -> str:
-    """A key of its own makes it harmless to send the batch again."""
-    return submission.get("idempotency_key") or uuid.uuid4().hex
-
-
-def graph_content(graph: GraphLike) -> Mapping[str, Any]:
-    """A graph as it travels.
-
-    Raises:
-        GraphError: a file that cannot be read, or a graph whose form is wrong.
-    """
-    if isinstance(graph, Graph):
-        return graph.content()
-    if isinstance(graph, Mapping):
-        return graph
-    from hive_ray.graph.load import read_graph
-
-    return read_graph(Path(graph))
-
-
-def checked_json(value: Json, place: str = "input") -> Json:
-    """The same value if it is made of JSON types only.
-
-    Raises:
-        InputError: every place that is not, with its Python type.
-    """
-    faults = list(_not_json(value, place))
-    if faults:
-        raise InputError(place, faults)
-    return value
-
-
-def _not_json(value: Json, place: str) -> Iterator[Fault]:
-    if value is None or isinstance(value, bool | int | str):
-        return
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            yield Fault(place, f"is {value}, which JSON cannot say", "use a finite number or None")
-    elif isinstance(value, Mapping):
-        for key, item in cast("Mapping[Any, Any]", value).items():
-            if not isinstance(key, str):
-                yield Fault(f"{place}.{key}", f"has a key of type {type(key).__name__}", "use text as key")
-            yield from _not_json(item, f"{place}.{key}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(cast("list[Any]", value)):
-            yield from _not_json(item, f"{place}.{number}")
-    else:
-        yield Fault(
-            place, f"is a {type(value).__name__}", "use text, numbers, booleans, None, lists and dicts"
-        )
-
-
-def _given(params: Mapping[str, Json] | None) -> dict[str, Json] | None:
-    return {key: value for key, value in params.items() if value not in (None, "")} if params else None
-
-
-def _checked(answer: httpx2.Response) -> Json:
-    if answer.status_code < 400:
-        return answer.json() if answer.content else None
-    try:
-        problem = answer.json()
-        kind = problem["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        text = answer.text[:200]
-        raise Unavailable(f"HTTP {answer.status_code} from {answer.url}: {text}") from error
-    raise _error_of(kind, problem, float(answer.headers.get("Retry-After", 1)))
-
-
-def _error_of(kind: str, problem: Mapping[str, Any], retry_after_s: float = 1.0) -> HiveError:
-    detail = str(problem["detail"])
-    faults = [Fault(f["place"], f["problem"], f["remedy"]) for f in problem.get("faults", ())]
-    make = _ERRORS.get(kind)
-    if kind == "overloaded":
-        return Overloaded(detail, retry_after_s)
-    if kind in ("invalid", "too_large") and faults:
-        subject, _, _ = detail.partition(": ")
-        refused = InputError if faults[0].place.startswith(("body", "path", "headers")) else GraphError
-        return refused(subject if refused is GraphError else "request", faults)
-    return make(detail) if make else HiveError(f"{detail} (request {problem.get('request_id', '?')})")
-
-
-_ERRORS: dict[str, Callable[[str], HiveError]] = {
-    "invalid": UserError,
-    "too_large": UserError,
-    "unauthenticated": Unauthenticated,
-    "forbidden": Forbidden,
-    "not_found": NotFound,
-    "conflict": Conflict,
-    "mismatch": Conflict,
-    "stale": Conflict,
-    "forgotten": Forgotten,
-    "unavailable": Unavailable,
-    "maintenance": Unavailable,
-    "budget_exceeded": BudgetExceeded,
-}

@@ -151,7 +151,7 @@ def read_input(given: str) -> dict[str, Any]:
             type(values), "a number"
         )
         raise InputError("--input", [Fault(place, f"is {kind}", 'give an object such as {"ticket": "…"}')])
-    from hive_ray.client import checked_json
+    from hive_ray.submissions import checked_json
 
     return checked_json(values)
 

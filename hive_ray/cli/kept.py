@@ -167,8 +167,8 @@ def _shelf(client: Client, whose: str) -> Memory:
 
 
 def _value(given: str) -> Any:
-    from hive_ray.client import checked_json
     from hive_ray.errors import Fault, InputError
+    from hive_ray.submissions import checked_json
 
     text = sys.stdin.read() if given == "-" else given
     try:
