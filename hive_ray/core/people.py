@@ -15,7 +15,7 @@ from hive_ray.core import agent_loop, asking, fallbacks, held, steps
 from hive_ray.core import events as ev
 from hive_ray.core.commands import Moment, Refused, Resolve
 from hive_ray.core.events import Draft, draft
-from hive_ray.core.evolution import HOLDING
+from hive_ray.core.evolving_people import HOLDING
 from hive_ray.core.failures import FailureKind
 from hive_ray.core.messages import Outcome, StepContent, StepKind, encode
 from hive_ray.core.routing import first_step, inputs_of, losing_keys
