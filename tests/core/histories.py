@@ -20,8 +20,8 @@ from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.longterm import Bounds, is_item
 from hive_ray.core.messages import Lease, StepContent, StepKind, Usage
 from hive_ray.core.run import Run, decode_run, encode_run
-from hive_ray.graph.compiled import CompiledGraph, NodePlan
-from tests.core.graphs import HOUR_US, Facts
+from hive_ray.graph.compiled import LOOPS, CompiledGraph, FallbackKind, FallbackPlan, NodePlan
+from tests.core.graphs import HOUR_US, Facts, tool
 from tests.core.random_graphs import produced, random_graph, writes
 from tests.core.story import Story, values
 
@@ -48,7 +48,24 @@ class Drawn:
 
 @st.composite
 def graphs(draw: Any) -> CompiledGraph:
-    return random_graph(Drawn(draw))
+    return with_stand_ins(random_graph(Drawn(draw)))
+
+
+def with_stand_ins(graph: CompiledGraph) -> CompiledGraph:
+    """The same graph, with something in the place of calls of its agents that fail for good."""
+    agents = [
+        msgspec.structs.replace(node, fallbacks=STAND_INS) if node.kind in LOOPS else node
+        for node in graph.nodes
+    ]
+    bodies = tuple(map(with_stand_ins, graph.subgraphs))
+    return msgspec.structs.replace(graph, nodes=tuple(agents), subgraphs=bodies)
+
+
+STAND_INS = (
+    FallbackPlan(FallbackKind.TOOL, tuple(FailureKind), tool=tool("look"), instead_of="read"),
+    FallbackPlan(FallbackKind.VALUE, tuple(FailureKind)[::2], value=b"1", instead_of="look"),
+)
+"""For more kinds than a graph may name, since tool calls of agents seldom fail here."""
 
 
 # --- what happens --------------------------------------------------------------------------------------
