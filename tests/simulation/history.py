@@ -116,13 +116,13 @@ class History:
     def _let_time_pass(self) -> None:
         """Nothing moves: only time can end what is left, be it seconds or three days.
 
-        Mostly as much as until the next deadline, or nearly: hours in which everybody waits show nothing.
+        Mostly as much as until a deadline, or nearly: hours in which everybody waits show nothing.
         """
         world = self.world
         self._quiet += 1
         longest_us = min(1_000_000 * 8**self._quiet, 30 * HOUR_US)
         us = int(world.chance.random() * longest_us)
-        deadline_us = world.next_deadline_us() - world.clock.wall_us
+        deadline_us = world.some_deadline_us() - world.clock.wall_us
         if deadline_us > us and world.chance.random() < 0.8:
             us = deadline_us + int((world.chance.random() - 0.5) * 200_000)
         world.clock.stall(max(us, 0))

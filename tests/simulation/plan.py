@@ -130,7 +130,7 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         1 + wanted // faults,
         0.002 + chance.random() ** 3 * 0.04,
         size is SMALL and chance.random() < 0.15,
-        chance.random() < (0.2 if size is LARGE else 0.8),
+        chance.random() < (0.6 if size is LARGE else 0.8),
         max(4, wanted // (16 if size is LARGE else 2) // snapshots),
         chance.random() < 0.7,
         int(chance.random() ** 2 * 3_000_000),
@@ -138,5 +138,5 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         1 if chance.random() < 0.2 else 0,
         size is SMALL and chance.random() < 0.06,
         draw_plan(chance, "limits" in kinds, "breakers" in kinds),
-        size is LARGE or chance.random() < 0.2,
+        size is LARGE or chance.random() < 0.5,
     )

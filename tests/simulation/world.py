@@ -173,8 +173,11 @@ class World:
                 return controller
         return None
 
-    def next_deadline_us(self) -> int:
-        """Wall time of the next deadline, if a controller waits for nothing else; else 0."""
+    def some_deadline_us(self) -> int:
+        """Wall time of a deadline, if a controller waits for nothing else; else 0.
+
+        The next one half of the time; else one behind many, so that these are due together and much happens.
+        """
         controller = self.ready()
         if controller is None or controller.shell is None:
             return 0
@@ -182,7 +185,10 @@ class World:
         if any(worker.leases for worker in fleet.workers.values()) or any(fleet.queues.values()):
             return 0
         deadlines = controller.shell._timers._deadlines
-        return deadlines[0].due_us if deadlines else 0
+        if not deadlines:
+            return 0
+        alone = self.chance.random() < 0.5
+        return deadlines[0].due_us if alone else self.pick(deadlines).due_us
 
     def lookup(self) -> Controller | None:
         """Whom a name service knows: the newest, and now and then an older one."""
