@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from typing import Any
+
+import msgspec
 
 from hive_ray.control.adoption import adopt_state
 from hive_ray.control.recovery import decode_item, recover
-from hive_ray.control.replaying import replay_run
+from hive_ray.control.replaying import Shown, replay_run
 from hive_ray.core.engine import Engine
+from hive_ray.core.values import inline
 from hive_ray.errors import Conflict, HiveError, StateRefused
 from hive_ray.state import ledger as bills
 from hive_ray.state.backup import backup, restore
@@ -25,6 +29,12 @@ from tests.simulation.world import World
 
 _NAMES = count()
 RUNS_REPLAYED = 3
+DIFFERENCES: tuple[dict[str, Any], ...] = (
+    {"spent_nanousd": -1},
+    {"memory": {"said": inline("otherwise")}},
+    {"visit_counts": {99: 1}},
+)
+"""What a replay of a run must find, as fields that are not what the journal says."""
 DAMAGES, MANY_EVENTS = 4, 5_000
 """Places that are damaged; from so many events on only one, and a history is looked back at less often: that
 would take longer than to play it."""
@@ -103,12 +113,18 @@ def _refused(error: type[HiveError], work: Callable[[], object]) -> None:
     raise AssertionError(f"a copy was worked on without a {error.__name__}")
 
 
-def check_replays(world: World) -> None:
-    """``hive-ray replay`` finds that a run is what its events make of it."""
+def check_replays(world: World, derived: Engine) -> None:
+    """``hive-ray replay`` finds that a run is what its events make of it, and what another state is not."""
     there = inspected(world.storage, world.storage.raw)
     for run_id in world.ledger.names[:RUNS_REPLAYED]:
-        verdict = replay_run(there.store, there.codec, there.blobs, run_id)
+        run = derived.runs[run_id]
+        verdict = replay_run(there.store, there.codec, there.blobs, run_id, [Shown("controller", run)])
         assert verdict.ok, f"{run_id}: {verdict}"
+        for change in DIFFERENCES:
+            other = msgspec.structs.replace(run, **change)
+            verdict = replay_run(there.store, there.codec, there.blobs, run_id, [Shown("controller", other)])
+            (field,) = change
+            assert not verdict.misfit and field in verdict.difference, f"{run_id} with {change}: {verdict}"
 
 
 def check_bills(world: World) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from hive_ray.control import access
+from hive_ray.control import access, replaying
 from hive_ray.control.shell import Reply, Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core import events as ev
 from hive_ray.core import fleet, run, steps
 from hive_ray.core.accounts import Accounts
+from hive_ray.core.api_keys import ApiKey
 from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.messages import Outcome
@@ -125,6 +126,16 @@ def nothing_is_hidden(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(access, "hidden", lambda principal, request, engine: None)
 
 
+def ended_keys_open(patch: pytest.MonkeyPatch) -> None:
+    """An API key that was revoked still lets in."""
+    patch.setattr(ApiKey, "status", lambda key, wall_us: "valid")
+
+
+def replay_that_compares_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A replay looks at nothing that others show."""
+    patch.setattr(replaying, "difference", lambda derived, shown, erased: "")
+
+
 BUGS: dict[Switch, int] = {
     no_fencing: 2,
     commit_after_effect: 1,
@@ -140,5 +151,7 @@ BUGS: dict[Switch, int] = {
     resumed_twice: 10,
     every_account_has_room: 6,
     nothing_is_hidden: 4,
+    ended_keys_open: 8,
+    replay_that_compares_nothing: 16,
 }
 """Each bug to the number of seeds, from 0, within which it is found."""

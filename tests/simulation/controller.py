@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "simulation"
 TICK_US, MOST_TICK_US = 100_000, 800_000
+MOST_TURN_US = 500
 RETRY_WRITE_US = 200_000
 RETRY_RECOVERY_US = 300_000
 DOOR = Door(Settings())
@@ -81,6 +82,7 @@ class Controller:
         self._calls: dict[int, tuple[Call, object]] = {}
         self._numbers = 0
         self._flush_due = False
+        self._turn_us = MOST_TURN_US * (number % 3)
         self._pause_us = TICK_US
         self._ticked_seq = 0
         self._tries = 0
@@ -210,9 +212,10 @@ class Controller:
     # --- driving the shell -----------------------------------------------------------------------
 
     def _flush_soon(self) -> None:
+        """Behind what else comes in meanwhile: a loop that is at work takes several inputs at a turn."""
         if not self._flush_due:
             self._flush_due = True
-            self._later(0, self._flush)
+            self._later(int(self.world.chance.random() * self._turn_us), self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -351,6 +354,8 @@ class Controller:
         if isinstance(entered, Refused):
             call.answer(Answer(refused=entered))
             return
+        if isinstance(request, Asked) and request.caller.key:
+            shell.key_used(request.caller.key, self._clock())
         self._enter(shell, call, entered)
 
     def _enter(self, shell: Shell, call: Call, request: object) -> None:

@@ -17,7 +17,7 @@ from hive_ray.state.records import read_row
 from hive_ray.state.run_events import every_row
 from tests.core import invariants
 from tests.core.graphs import Facts
-from tests.simulation import afterwards, limits, monkey, onlooker, operators, strangers
+from tests.simulation import afterwards, keyholders, limits, monkey, onlooker, operators, strangers
 from tests.simulation.monkey import HOUR_US
 from tests.simulation.moves import Pace, Player
 from tests.simulation.people import People, User
@@ -92,7 +92,8 @@ class History:
         Player(world, limits.MOVES, Pace(plan.every_us, 12))
         if plan.has("limits"):
             limits.Treasurer(world)
-        Player(world, strangers.MOVES, Pace(100_000, 12))
+        Player(world, strangers.MOVES, Pace(100_000, 24))
+        Player(world, keyholders.MOVES, Pace(100_000, 24))
         Player(world, onlooker.MOVES, Pace(200_000, 16))
 
     def _live(self) -> None:
@@ -184,7 +185,7 @@ class History:
         self.world.receivers.compare(engine)
         self._check_questions()
         self._check_effects()
-        if not self.plan.retention_days and not (self.plan.sealed and self.plan.parks):
+        if self._says_all():
             derived = self._replayed()
             self._check_replay(derived, engine)
             self._check_runs(derived)
@@ -194,6 +195,10 @@ class History:
         self._look_back(engine)
         self._check_recovery(engine)
 
+    def _says_all(self) -> bool:
+        """Whether nothing was erased."""
+        return not self.plan.retention_days and not (self.plan.sealed and self.plan.parks)
+
     def _look_back(self, engine: Engine) -> None:
         """Now and then, as operators do: it reads everything again."""
         way = self.world.seed % (12 if self.world.ledger.events < afterwards.MANY_EVENTS else 60)
@@ -202,8 +207,8 @@ class History:
             afterwards.check_store(world.storage, world.storage.raw)
         elif way == 1:
             afterwards.check_copy(world, engine)
-        elif way == 2 and not self.plan.retention_days:
-            afterwards.check_replays(world)
+        elif way == 2 and self._says_all():
+            afterwards.check_replays(world, self._replayed())
         elif way == 3 and not self.plan.retention_days:
             afterwards.check_bills(world)
         elif way == 4:

@@ -30,6 +30,32 @@ class Attempt:
         """What the journal says that it cost, corrections included."""
 
 
+class Keys:
+    """API keys, as the journal tells of them."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, list[bytes]] = {}
+        """Hashes of all that each ever had."""
+        self.teams: dict[str, str] = {}
+        self.admins: dict[str, None] = {}
+        self.revoked: dict[str, None] = {}
+
+    def note(self, event: ev.ApiKeyCreated | ev.ApiKeyRolled | ev.ApiKeyRevoked) -> None:
+        """An event is durable."""
+        assert event.key not in self.revoked, f"{event.key} had ended"
+        match event:
+            case ev.ApiKeyCreated():
+                assert event.key not in self.secrets, f"{event.key} was made twice"
+                self.secrets[event.key] = [event.digest]
+                self.teams[event.key] = event.team
+                if "admin" in event.scopes:
+                    self.admins[event.key] = None
+            case ev.ApiKeyRolled():
+                self.secrets[event.key].append(event.digest)
+            case _:
+                self.revoked[event.key] = None
+
+
 class Ledger(msgspec.Struct):
     """Attempts, approvals, runs and their ends, as of the last durable event."""
 
@@ -37,6 +63,7 @@ class Ledger(msgspec.Struct):
     """What accounts were charged."""
     receivers: Receivers
     """What is told outside."""
+    keys: Keys = msgspec.field(default_factory=Keys)
     seq: int = 0
     at_us: int = 0
     events: int = 0
@@ -183,6 +210,9 @@ class Ledger(msgspec.Struct):
         self.ended[event.run] = event.__class__.__name__
         del self.live[event.run]
 
+    def _keyed(self, event: ev.ApiKeyCreated | ev.ApiKeyRolled | ev.ApiKeyRevoked) -> None:
+        self.keys.note(event)
+
     def _told(self, event: ev.Event) -> None:
         self.receivers.note(event)
 
@@ -199,6 +229,9 @@ _NOTES: dict[type[ev.Event], Callable[[Ledger, Any], None]] = {
     ev.NotificationQueued: Ledger._told,
     ev.NotificationDelivered: Ledger._told,
     ev.NotificationFailed: Ledger._told,
+    ev.ApiKeyCreated: Ledger._keyed,
+    ev.ApiKeyRolled: Ledger._keyed,
+    ev.ApiKeyRevoked: Ledger._keyed,
     ev.RunSubmitted: Ledger._submitted,
     ev.RunForked: Ledger._forked,
     ev.RunForgotten: Ledger._forgotten,

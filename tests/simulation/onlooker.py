@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hive_ray.control import budget_views as b
 from hive_ray.control.breaker_views import GetBreaker, ListBreakers
+from hive_ray.control.estimating import Known, estimate
+from hive_ray.control.ladder_views import GetLadder, ListLadders
 from hive_ray.control.outbox_views import ListOutbox
 from hive_ray.control.queries import (
     GetAgent,
@@ -17,7 +19,9 @@ from hive_ray.control.queries import (
     ListWorkers,
     WatchRun,
 )
+from hive_ray.control.views import Answer
 from hive_ray.core.commands import Register
+from tests.core.random_graphs import MODEL
 from tests.simulation.budgets import ACCOUNTS, BREAKING, RATED, RUNNING
 from tests.simulation.moves import Move
 from tests.simulation.people import nothing, nothing_to_say
@@ -75,6 +79,28 @@ def money(world: World) -> bool:
     return _ask(world, world.pick(questions))
 
 
+def foresee(world: World) -> bool:
+    """What a run may cost: asked of a replica, which looks at the graph, then asks what calls cost so far."""
+    compiled = world.outside.graphs[world.pick(world.graphs)]
+    given: dict[str, object] = {"list": [1, 2, 3], "k": True}
+    first = estimate(compiled, given, Known({}, {})).cost
+    subjects = tuple(sorted({subject for _, subject in first.worst if subject}))
+    pools = tuple(sorted({pool for pool, _ in first.worst if pool}))
+    query = b.Foresee(world.clock.wall_us, "team", "agent", compiled.name, pools, subjects)
+
+    def estimated(answer: Answer) -> None:
+        if answer.refused is None:
+            contexts = {MODEL.model: 1_000} if world.chance.random() < 0.5 else {}
+            found = estimate(compiled, given, Known(answer.value.experience, contexts)).cost
+            assert contexts or found == first._replace(expected=found.expected), (
+                "the past moved what is worst"
+            )
+            assert len(found.unbounded) <= len(first.unbounded)
+
+    world.ask(query, estimated, nothing)
+    return True
+
+
 MOVES = (
     Move("run", 1, lambda world: _ask(world, GetRun(_run(world)))),
     Move("watch", 1, lambda world: _ask(world, WatchRun(_run(world)))),
@@ -89,6 +115,9 @@ MOVES = (
     Move("money", 3, money),
     Move("breakers", 1, lambda world: _ask(world, ListBreakers())),
     Move("breaker", 1, lambda world: _ask(world, GetBreaker(world.pick(BREAKING)))),
+    Move("ladders", 1, lambda world: _ask(world, ListLadders())),
+    Move("ladder", 1, lambda world: _ask(world, GetLadder(MODEL.model))),
+    Move("foresee", 2, foresee),
     Move("outbox", 1, lambda world: _ask(world, ListOutbox(team="team"))),
     Move("agent", 1, lambda world: _ask(world, GetAgent("team", "a0"))),
     Move("register", 1, lambda world: _ask(world, Register("a0", "team", world.graphs[0]))),

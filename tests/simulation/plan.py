@@ -98,8 +98,8 @@ class _Size(NamedTuple):
     faults: tuple[int, int]
 
 
-SMALL = _Size(steps=(110, 500), users=(6, 60), workers=(2, 6), slots=(3, 20), faults=(4, 24))
-LARGE = _Size(steps=(2_000, 6_000), users=(100, 300), workers=(4, 8), slots=(16, 60), faults=(6, 30))
+SMALL = _Size(steps=(150, 1_500), users=(10, 120), workers=(2, 6), slots=(4, 40), faults=(4, 24))
+LARGE = _Size(steps=(3_000, 9_000), users=(200, 600), workers=(4, 8), slots=(32, 100), faults=(6, 30))
 ALONE = 0.1
 """Share of the small ones in which a few runs have the controller to themselves."""
 
@@ -136,7 +136,7 @@ def plan(chance: Random, steps: int = 0) -> Plan:
         int(chance.random() ** 2 * 3_000_000),
         chance.random() < 0.5,
         1 if chance.random() < 0.2 else 0,
-        size is SMALL and chance.random() < 0.06,
+        size is SMALL and chance.random() < 0.1,
         draw_plan(chance, "limits" in kinds, "breakers" in kinds),
         size is LARGE or chance.random() < 0.5,
     )

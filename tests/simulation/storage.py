@@ -13,6 +13,7 @@ from hive_ray.errors import Corrupt, KeyErased
 from hive_ray.state import content, frames, intermediate_keys, key_pages, snapshots
 from hive_ray.state.blobs import BlobRef, Blobs
 from hive_ray.state.content import ContentCodec, PlainCodec, SealingCodec
+from hive_ray.state.file_store import FileStore
 from hive_ray.state.key_providers import LocalKey
 from hive_ray.state.key_supply import KeySupply
 from hive_ray.state.keyring import Keyring
@@ -20,6 +21,7 @@ from hive_ray.state.memory_store import Hook, MemoryStore, forget_memory
 from hive_ray.state.segments import segment_name, segment_number
 from hive_ray.state.store import Store, open_store
 from hive_ray.testing import GatedStore
+from tests.simulation import reading
 from tests.simulation.plan import Plan
 
 DIGEST_KEY = b"k" * 32
@@ -55,9 +57,12 @@ class Storage:
         self.plan = plan
         self.chance = chance
         _draw_secrets_from(chance)
+        reading.begin()
         self.damaged: dict[str, bytes] = {}
         """Objects as they were before they were damaged."""
         self._space = f"simulation-{os.getpid()}-{next(_NAMES)}"
+        self._lacks = int(chance.random() * 3) if plan.on_disk else 0
+        """Ways to create an object that its filesystem does not have."""
         self.raw = self._raw_store()
         self._holders = [LocalKey(b"k" * 32, "the simulation")]
         self.keyring = self.open_keyring(self.raw)
@@ -67,8 +72,12 @@ class Storage:
         self.codec, self.blobs = codec_over(self.raw, self.keyring)
 
     def _raw_store(self) -> Store:
-        """In memory, or on a disk of memory."""
-        return open_store(f"file://{DISK}/{self._space}" if self.plan.on_disk else f"memory://{self._space}")
+        """In memory, or on a disk of memory, whose filesystem may lack ways to create an object at once."""
+        if not self.plan.on_disk:
+            return open_store(f"memory://{self._space}")
+        store = FileStore(f"{DISK}/{self._space}")
+        store._ways = store._ways[self._lacks :]
+        return store
 
     def open_store(self, before: Hook, after: Hook) -> Store:
         if self.plan.on_disk:
@@ -78,6 +87,7 @@ class Storage:
     def clear(self) -> None:
         """Nothing is left of the store."""
         _take_secrets_from(os)
+        reading.end()
         self.raw.close()
         forget_memory(self._space)
         if self.plan.on_disk:
@@ -138,6 +148,9 @@ def says_the_same(name: str, data: bytes, damaged: bytes) -> bool:
 
 
 def damaged(data: bytes, chance: float) -> bytes:
+    """Cut short, or one bit of it turned; what is empty gets a byte."""
+    if not data:
+        return b"\x40"
     place = int(chance * len(data))
     if place % 2:
         return data[:place]

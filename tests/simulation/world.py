@@ -19,6 +19,7 @@ from hive_ray.core.messages import AttachRequest, ExchangeReply, ExchangeRequest
 from hive_ray.errors import Corrupt
 from hive_ray.graph.compiled import CompiledGraph, FallbackKind, FallbackPlan, NodeKind, encode_graph
 from hive_ray.graph.fallback_plans import AWAY
+from hive_ray.state import history_reading
 from hive_ray.state.segments import decode_segment
 from hive_ray.testing import (
     Call,
@@ -41,6 +42,8 @@ from tests.simulation.storage import Storage
 
 T = TypeVar("T")
 MOST_NODES = 10
+WHOLE_BYTES, SMALL_FILE = history_reading._WHOLE_BYTES, 8_192
+"""Bytes up to which a file of the history is read whole: elsewhere, and where its parts are read."""
 PATIENCE_US = 3_600_000_000
 """After so long a request is given up: retention may have dropped what it began."""
 POOLS = ("function", "llm")
@@ -81,8 +84,9 @@ class World:
         self.graphs = self._make_graphs()
 
     def shorten_snapshots(self) -> None:
-        """Small histories get snapshots too."""
+        """Small histories get snapshots too, and in some of them files of history count as large."""
         snapshotting.EVERY_SEGMENTS = 2 * self.plan.snapshot_segments
+        history_reading._WHOLE_BYTES = SMALL_FILE if self.seed % 4 == 2 else WHOLE_BYTES
 
     def pick(self, options: Sequence[T]) -> T:
         """One of them."""
@@ -138,7 +142,7 @@ class World:
         if self.plan.long_runs:
             self.outside.add_graph(ROUNDS)
             self._store_graph(ROUNDS)
-            versions += [ROUNDS.version] * len(versions)
+            versions += [ROUNDS.version] * (3 * len(versions))
         return versions
 
     def _store_graph(self, graph: CompiledGraph) -> None:
@@ -172,6 +176,10 @@ class World:
             if not controller.process.stopped and controller.shell is not None:
                 return controller
         return None
+
+    def has_heard(self) -> bool:
+        """Whether whoever is asked now knows all that is durable by now."""
+        return len(self.alive) == 1 and self.alive[0].epoch == self.newest_epoch
 
     def some_deadline_us(self) -> int:
         """Wall time of a deadline, if a controller waits for nothing else; else 0.
