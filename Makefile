@@ -54,7 +54,7 @@ sim: setup  ## simulated histories: SEEDS=n many (SAVED=file to go on from there
 SIM_OUTSIDE := control/actor control/cluster control/launch control/pools control/record control/haproxy \
                control/historian control/reconciliation control/inspection control/api_secrets \
                control/first_key control/envelope control/webhooks control/policy_cases control/applying \
-               control/estimating control/planning state/sql state/auditing state/object_store state/vault \
+               control/planning state/sql state/auditing state/object_store state/vault \
                state/key_providers state/access
 comma := ,
 space := $(subst x,,x x)

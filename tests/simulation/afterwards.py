@@ -13,8 +13,9 @@ from hive_ray.control.adoption import adopt_state
 from hive_ray.control.recovery import decode_item, recover
 from hive_ray.control.replaying import Shown, replay_run
 from hive_ray.core.engine import Engine
+from hive_ray.core.run import Run
 from hive_ray.core.values import inline
-from hive_ray.errors import Conflict, HiveError, StateRefused
+from hive_ray.errors import Conflict, HiveError, NotFound, StateRefused
 from hive_ray.state import ledger as bills
 from hive_ray.state.backup import backup, restore
 from hive_ray.state.lineage import open_for_work
@@ -35,7 +36,7 @@ DIFFERENCES: tuple[dict[str, Any], ...] = (
     {"visit_counts": {99: 1}},
 )
 """What a replay of a run must find, as fields that are not what the journal says."""
-DAMAGES, MANY_EVENTS = 4, 5_000
+DAMAGES, MANY_EVENTS = 4, 10_000
 """Places that are damaged; from so many events on only one, and a history is looked back at less often: that
 would take longer than to play it."""
 
@@ -83,12 +84,17 @@ def check_damage(world: World) -> None:
 
 def check_copy(world: World, live: Engine) -> None:
     """A backup, restored elsewhere and adopted, holds the same runs."""
-    names = [f"copy-{next(_NAMES)}", f"restored-{next(_NAMES)}"]
-    copy, place = (far(MemoryStore(name)) for name in names)
+    names = [f"{what}-{next(_NAMES)}" for what in ("copy", "restored", "empty")]
+    copy, place = (far(MemoryStore(name)) for name in names[:2])
     try:
-        backup(far(world.storage.raw), copy, ENVIRONMENT, lambda: world.clock.wall_us)
+        first = backup(far(world.storage.raw), copy, ENVIRONMENT, lambda: world.clock.wall_us)
+        again = backup(far(world.storage.raw), copy, ENVIRONMENT, lambda: world.clock.wall_us)
+        assert again.objects < first.objects, f"a second backup copied {again.objects} objects again"
         restore(copy, place)
         check_store(world.storage, place)
+        _refused(Conflict, lambda: restore(copy, place))
+        _refused(NotFound, lambda: restore(place, far(MemoryStore(names[2]))))
+        _refused(Conflict, lambda: backup(copy, place, ENVIRONMENT, lambda: world.clock.wall_us))
         far_us = world.clock.wall_us + 3_600_000_000
         _refused(StateRefused, lambda: open_for_work(place, ENVIRONMENT, far_us))
         adopt_state(place, ENVIRONMENT, far_us)
@@ -113,18 +119,27 @@ def _refused(error: type[HiveError], work: Callable[[], object]) -> None:
     raise AssertionError(f"a copy was worked on without a {error.__name__}")
 
 
-def check_replays(world: World, derived: Engine) -> None:
-    """``hive-ray replay`` finds that a run is what its events make of it, and what another state is not."""
+def check_replays(world: World, derived: Engine | None) -> None:
+    """``hive-ray replay`` finds that a run is what its events make of it, and tells what is not.
+
+    Args:
+        derived: all runs, as their events make them; None where content was erased.
+    """
     there = inspected(world.storage, world.storage.raw)
     for run_id in world.ledger.names[:RUNS_REPLAYED]:
-        run = derived.runs[run_id]
-        verdict = replay_run(there.store, there.codec, there.blobs, run_id, [Shown("controller", run)])
+        shown = [] if derived is None else [Shown("controller", derived.runs[run_id])]
+        verdict = replay_run(there.store, there.codec, there.blobs, run_id, shown)
         assert verdict.ok, f"{run_id}: {verdict}"
-        for change in DIFFERENCES:
-            other = msgspec.structs.replace(run, **change)
-            verdict = replay_run(there.store, there.codec, there.blobs, run_id, [Shown("controller", other)])
-            (field,) = change
-            assert not verdict.misfit and field in verdict.difference, f"{run_id} with {change}: {verdict}"
+        for one in shown:
+            _check_differences(there, one.run)
+
+
+def _check_differences(there: Inspected, run: Run) -> None:
+    for change in DIFFERENCES:
+        other = Shown("controller", msgspec.structs.replace(run, **change))
+        verdict = replay_run(there.store, there.codec, there.blobs, run.id, [other])
+        (field,) = change
+        assert not verdict.misfit and field in verdict.difference, f"{run.id} with {change}: {verdict}"
 
 
 def check_bills(world: World) -> None:

@@ -6,6 +6,7 @@ and at every operation on the store, the process may be killed, or others may ru
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,9 @@ class Controller:
         self.world = world
         self.number = number
         self.process = SimulatedProcess(f"controller-{number}", self._died)
-        self.owner = Owner(1000 + number, "node", "elsewhere", "boot", number, cluster, 0)
+        # One in five stood on this host before it booted last: whoever comes sees that it is gone.
+        host = "elsewhere" if number % 5 else socket.gethostname()
+        self.owner = Owner(1000 + number, "node", host, "boot", number, cluster, 0)
         self.shell: Shell | None = None
         self.corrupt: Corrupt | None = None
         self.take_over = take_over

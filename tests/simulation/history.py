@@ -207,8 +207,8 @@ class History:
             afterwards.check_store(world.storage, world.storage.raw)
         elif way == 1:
             afterwards.check_copy(world, engine)
-        elif way == 2 and self._says_all():
-            afterwards.check_replays(world, self._replayed())
+        elif way in (2, 8) and not self.plan.retention_days:
+            afterwards.check_replays(world, self._replayed() if self._says_all() else None)
         elif way == 3 and not self.plan.retention_days:
             afterwards.check_bills(world)
         elif way == 4:
