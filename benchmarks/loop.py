@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from typing import Any
 
+from hive_ray.control.actions import Clock, End, Limits, Reply, Write
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import recover
 from hive_ray.control.sending import Send
-from hive_ray.control.shell import Clock, End, Limits, Reply, Write
 from hive_ray.core.commands import Submit
 from hive_ray.core.messages import AttachRequest, ExchangeRequest, Lease, Outcome, StepContent, WorkerInfo
 from hive_ray.core.values import inline

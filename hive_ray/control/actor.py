@@ -22,6 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential
 
 from hive_ray.config import LimitsSettings, Settings, resolve
 from hive_ray.control import queries
+from hive_ray.control.actions import Clock, End, Reply, Write
 from hive_ray.control.assembly import StateParts, limits_of, shell_of, upkeep_of
 from hive_ray.control.door import Door, Entered, Refusals
 from hive_ray.control.envelope import Asked, Unsealed, decode_asked, seal_of
@@ -31,7 +32,7 @@ from hive_ray.control.planning import apply_plan, plan_of
 from hive_ray.control.pools import Pools
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.sending import AT_ONCE, Send
-from hive_ray.control.shell import Clock, End, Reply, Shell, Write
+from hive_ray.control.shell import Shell
 from hive_ray.control.views import Answer
 from hive_ray.control.webhooks import Webhooks
 from hive_ray.core import features
@@ -169,7 +170,7 @@ class ControllerImpl:
         limits, upkeep = limits_of(self._settings), upkeep_of(self._settings)
         _bound(recovered.engine, self._settings.limits)
         self._shell = shell_of(recovered, state, limits, upkeep)
-        self._shell.session_tail = _unguessable
+        self._shell.reception.session_tail = _unguessable
         # A restarted actor has the settings of its first start: what was applied since goes before them.
         again = ray.get_runtime_context().was_current_actor_reconstructed
         stale = again and bool(recovered.engine.fleet.plan_digest)
@@ -323,7 +324,7 @@ class ControllerImpl:
     async def _watch_absent(self) -> None:
         """Find out about workers of old that have not come back."""
         while True:
-            for worker in self._ready().unattached():
+            for worker in self._ready().reception.unattached():
                 if await asyncio.to_thread(queries.worker_is_gone, worker):
                     self._on_worker_death(worker.name, "its process is gone")
             await asyncio.sleep(self._settings.lease.heartbeat_s)

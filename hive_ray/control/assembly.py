@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hive_ray.config import Settings
+from hive_ray.control.actions import Limits
 from hive_ray.control.keeping import Apart, Keeper
 from hive_ray.control.parking import Parking
 from hive_ray.control.recovery import Recovered
 from hive_ray.control.sealing import Sealing
-from hive_ray.control.shell import Limits, Shell
+from hive_ray.control.shell import Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.run import root_of
 from hive_ray.state.blobs import Blobs

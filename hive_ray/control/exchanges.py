@@ -31,7 +31,7 @@ class Session(msgspec.Struct):
     replies: dict[int, ExchangeReply] = {}
     """Replies that the worker has not confirmed, by n."""
     missing: list[AttemptRef] = []
-    """Leases that the worker did not name when it attached; see ``Shell.attach``."""
+    """Leases that the worker did not name when it attached; see ``Reception.attach``."""
     cancel: list[AttemptRef] = []
     """Attempts to stop; told with the next reply."""
 

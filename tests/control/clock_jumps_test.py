@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hive_ray.control.shell import Clock
+from hive_ray.control.actions import Clock
 from hive_ray.core.commands import Submit
 from hive_ray.core.messages import Lease, Outcome, StepContent, encode
 from hive_ray.graph.compiled import RetryPlan
@@ -50,7 +50,7 @@ def test_leases_and_sessions_do_not_notice(driver: Driver, us: int):
     jump(driver, us)
     driver.exchange(session, 2, done(lease))
 
-    assert not driver.shell.unattached()
+    assert not driver.shell.reception.unattached()
     assert driver.engine.runs["r"].visits[2].wait is not None
     assert driver.engine.runs["r"].attempts == 1
 

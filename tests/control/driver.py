@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hive_ray.control.actions import Action, Clock, End, Limits, Reply, Write
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import WatchRun
 from hive_ray.control.recovery import recover
 from hive_ray.control.sealing import Sealing
 from hive_ray.control.sending import Send
-from hive_ray.control.shell import Action, Clock, End, Limits, Reply, Shell, Write
+from hive_ray.control.shell import Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.core.commands import Command
 from hive_ray.core.fleet import AttemptRef

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hive_ray.control.actions import Action
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.queries import ListRuns
-from hive_ray.control.shell import Action
 from hive_ray.core import forking
 from hive_ray.core.commands import Cancel, Forget, Fork, PutMemory
 from hive_ray.core.longterm import blob_owner

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from hive_ray.control import snapshotting
+from hive_ray.control.actions import Action
 from hive_ray.control.io import Done, Io, attempt
 from hive_ray.control.keeping import Keeper
 from hive_ray.control.queries import GetMemory, GetRun, ListApprovals, ListMemory, ListRuns, runs_of
-from hive_ray.control.shell import Action, Shell
+from hive_ray.control.shell import Shell
 from hive_ray.control.views import RunView
 from hive_ray.core import features
 from hive_ray.core.commands import Cancel, CorrectCost, Pause, PutMemory, Resolve, Resume

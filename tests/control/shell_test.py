@@ -232,11 +232,11 @@ def test_an_older_exchange_that_was_delayed_gets_no_work(driver: Driver):
 def test_the_next_exchange_confirms_the_last_reply(driver: Driver):
     """Replies are kept for repeats until then, no longer."""
     session, _ = leased(driver)
-    assert list(driver.shell.sessions[session].replies) == [1]
+    assert list(driver.shell.reception.sessions[session].replies) == [1]
 
     driver.exchange(session, 2)
 
-    assert not driver.shell.sessions[session].replies
+    assert not driver.shell.reception.sessions[session].replies
 
 
 def test_an_unknown_session_must_attach(driver: Driver):
@@ -350,7 +350,7 @@ def test_workers_that_do_not_come_back_are_given_up(store: MemoryStore):
     """After the attach grace their idempotent attempts are retried."""
     _, lease = leased(Driver(store, [GRAPH]))
     driver = Driver(store, [GRAPH], attach_grace_us=5_000_000)
-    assert [worker.name for worker in driver.shell.unattached()] == ["w"]
+    assert [worker.name for worker in driver.shell.reception.unattached()] == ["w"]
 
     driver.pass_time(4_000_000)
     assert list(driver.engine.fleet.workers) == ["w"]

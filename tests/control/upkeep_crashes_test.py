@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hive_ray.control import snapshotting
+from hive_ray.control.actions import Clock
 from hive_ray.control.queries import GetRun
-from hive_ray.control.shell import Clock
 from hive_ray.core.commands import Cancel, Resolve
 from hive_ray.core.messages import StepContent
 from hive_ray.state.memory_store import forget_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hive_ray.control.shell import Clock
+from hive_ray.control.actions import Clock
 from hive_ray.core.messages import Lease, Outcome, StepContent, encode
 from hive_ray.state.memory_store import forget_memory
 from tests.core.graphs import chain, node

@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from hive_ray.control.actions import Clock
 from hive_ray.control.api_secrets import digest, id_of, mint, pepper_of
-from hive_ray.control.shell import Clock
 from hive_ray.core.commands import CreateKey
 from hive_ray.state.memory_store import forget_memory
 from serve.identities import REMEMBERED_S

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from hive_ray.config import Settings
 from hive_ray.control import queries
+from hive_ray.control.actions import Action, Clock, End, Reply, Write, anybody
 from hive_ray.control.assembly import StateParts, Upkeep, shell_of
 from hive_ray.control.door import Door, Entered
 from hive_ray.control.envelope import Asked
 from hive_ray.control.io import Io, attempt
 from hive_ray.control.recovery import Recovered, load_graph, may_take, recover
 from hive_ray.control.sending import Send
-from hive_ray.control.shell import Action, Clock, End, Reply, Shell, Write, anybody
+from hive_ray.control.shell import Shell
 from hive_ray.control.snapshotting import Snapshotter
 from hive_ray.control.views import Answer
 from hive_ray.core.commands import Fork, Refused, Register, Submit

@@ -10,8 +10,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from hive_ray.control import snapshotting
+from hive_ray.control.actions import Limits
 from hive_ray.control.queries import WatchRun
-from hive_ray.control.shell import Limits
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.engine import Engine
 from hive_ray.core.keys import NO_KEY, STATE_KEY
