@@ -53,9 +53,8 @@ class Rows:
         if content:
             if drafted.conversation:
                 key = conversation_key(key)
-            content = self._codec.seal(content, (drafted.event.run, str(seq)), key)
             self._bytes += len(content)
-        self._rows.append((seq, time_us, drafted.event, content))
+        self._rows.append((seq, time_us, drafted.event, content, key))
 
     def cut(self) -> None:
         """A decision is complete."""
@@ -68,26 +67,28 @@ class Rows:
         if not self._cuts:
             rows, self._rows = self._rows, []
             self._bytes, self._cuts = 0, []
-            return _columns(rows)
+            return self._columns(rows)
         count, size = self._cuts.pop(0)
         rows, self._rows = self._rows[:count], self._rows[count:]
         self._bytes -= size - ROW_BYTES * count
         self._cuts = [(later - count, total - size) for later, total in self._cuts]
-        return _columns(rows)
+        return self._columns(rows)
+
+    def _columns(self, rows: list[_Waiting]) -> Columns:
+        """Encode the events of a segment and seal their content, all at once: one by one costs twice."""
+        seqs, times_us, events, contents, keys = zip(*rows, strict=True)
+        names = [event.run for event in events]
+        kinds = [event.__class__.__name__ for event in events]
+        seal = self._codec.seal
+        sealed = [
+            seal(content, (name, str(seq)), key) if content else b""
+            for seq, name, content, key in zip(seqs, names, contents, keys, strict=True)
+        ]
+        return Columns(seqs, times_us, names, kinds, list(map(_encode, events)), sealed)
 
 
-_Waiting = tuple[int, int, Event, bytes]
-"""Sequence number, time, event, sealed content."""
-
-
-def _columns(rows: list[_Waiting]) -> Columns:
-    """Encode the events of a segment, all at once: each by itself costs twice as much."""
-    seqs, times_us, events, contents = zip(*rows, strict=True)
-    names = [event.run for event in events]
-    kinds = [event.__class__.__name__ for event in events]
-    return Columns(seqs, times_us, names, kinds, list(map(_encode, events)), contents)
-
-
+_Waiting = tuple[int, int, Event, bytes, bytes]
+"""Sequence number, time, event, content, reference to its key."""
 ROW_BYTES = 256
 """What a row weighs besides its content, about: it is encoded when its segment is."""
 SEGMENT_BYTES = 4 * 1024 * 1024
