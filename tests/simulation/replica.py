@@ -61,7 +61,9 @@ class Branching:
             cut = self._cut(events, graph)
             return None if isinstance(cut, Refused) else self._fork(view, graph, cut)
         except (StoreError, ValueError) as error:
-            gone = isinstance(error, KeyErased) or "erased" in str(error)
+            # Forgotten while it is read here: its blobs go, and a replica may still hold its key.
+            forgotten = self.parent in self.world.ledger.forgotten
+            gone = forgotten or isinstance(error, KeyErased) or "erased" in str(error)
             assert gone or self.world.storage.damaged or self.world.may_be_gone(self.parent), error
             return None
 
