@@ -77,9 +77,7 @@ class Reception:
         self._end_session_of(name)
         engine.attach(request.info, shell.now)
         self._attach_by_us.pop(name, None)
-        outcomes = self._of_loaded(request.outcomes)
-        for outcome in outcomes:
-            self._report_of(name, outcome)
+        acknowledged = tuple(self._report_of(name, outcome) for outcome in self._of_loaded(request.outcomes))
         running = set(request.running)
         held = engine.fleet.workers[name].leases
         missing = [attempt for attempt in held if attempt not in running]
@@ -92,7 +90,6 @@ class Reception:
         session = self._new_session(name)
         session.missing = missing
         session.cancel = [attempt for attempt in request.running if engine.is_orphan(attempt)]
-        acknowledged = tuple(outcome.key for outcome in outcomes)
         patience_s = shell.limits.attach_grace_us / 1e6
         poll_s = shell.limits.wait_us / 1e6
         reply = AttachReply(session.id, engine.fleet.epoch, acknowledged, drop, poll_s, patience_s)
@@ -157,10 +154,9 @@ class Reception:
         if repeated is not None:
             shell.hold(call, repeated)
             return
-        outcomes = self._of_loaded(request.outcomes)
-        for outcome in outcomes:
-            self._report_of(session.worker, outcome)
-        acknowledges = [outcome.key for outcome in outcomes]
+        acknowledges = [
+            self._report_of(session.worker, outcome) for outcome in self._of_loaded(request.outcomes)
+        ]
         if request.n < session.newest:
             shell.hold(call, ExchangeReply(request.n, shell.engine.fleet.epoch, (), tuple(acknowledges)))
             return
@@ -215,16 +211,17 @@ class Reception:
         epoch = self._shell.engine.fleet.epoch
         self._shell.hold(waiting.call, ExchangeReply(waiting.n, epoch, (), tuple(waiting.acknowledges)))
 
-    def _report_of(self, worker: str, outcome: Outcome) -> None:
+    def _report_of(self, worker: str, outcome: Outcome) -> AttemptRef:
         """A worker speaks for its own leases only: another's end is not its to tell."""
-        shell = self._shell
-        holder = shell.engine.holder(outcome.key)
+        shell, key = self._shell, outcome.key
+        holder = shell.engine.holder(key)
         if holder and holder != worker:
             shell.counters.outcomes_refused += 1
             facts = {"run_id": outcome.run, "serial": outcome.serial, "call": outcome.call}
             log.warning("%s reported an attempt of %s: refused", worker, holder, extra=facts)
-            return
-        self._report(outcome)
+        else:
+            self._report(outcome)
+        return key
 
     def _report(self, outcome: Outcome) -> None:
         try:

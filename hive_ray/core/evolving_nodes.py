@@ -31,9 +31,12 @@ _STEP_KINDS = {str(kind): kind for kind in StepKind}
 
 
 def _node_entered(run: Run, event: ev.NodeEntered, content: StepContent, at_us: int) -> None:
-    edges = tuple([token.edge for token in run.tokens if token.target == event.node])
-    if edges:
-        run.tokens = [token for token in run.tokens if token.target != event.node]
+    tokens = run.tokens
+    if len(tokens) == 1 and tokens[0].target == event.node:
+        edges, run.tokens = (tokens[0].edge,), []
+    else:
+        edges = tuple([token.edge for token in tokens if token.target == event.node])
+        run.tokens = [token for token in tokens if token.target != event.node]
     visit = Visit(event.serial, event.node, event.floor, event.path, edges, since_us=at_us)
     if event.floor == run.serial:
         run.strays = False

@@ -91,6 +91,11 @@ def _edges_to_take(
 ) -> list[EdgePlan]:
     if ended.completed or (node.terminal and not ended.failure):
         return []
+    if len(node.out_edges) == 1:
+        # The common case, without its calls: this is the hot path.
+        only = graph.edges[node.out_edges[0]]
+        if only.condition is _ON_SUCCESS and only.expression < 0:
+            return [] if ended.failure else [only]
     edges = [graph.edges[index] for index in node.out_edges]
     if len(edges) > 1:
         edges.sort(key=_priority_first)
@@ -188,7 +193,9 @@ def _entered(run: Run, graph: CompiledGraph, node: NodePlan, serial: int) -> Dra
     if node.max_visits and _visits(run, node) >= node.max_visits:
         why = f"the node was visited {node.max_visits} times (max_node_visits)"
         return fail_run(run, FailureKind.LIMIT_EXCEEDED, node.id, why)
-    tokens = [token for token in run.tokens if token.target == node.index]
+    tokens = run.tokens
+    if len(tokens) != 1 or tokens[0].target != node.index:
+        tokens = [token for token in tokens if token.target == node.index]
     floor, path = _place(run, tokens)
     edge = tokens[0].edge if len(tokens) == 1 else min([token.edge for token in tokens], default=-1)
     step, name, pool = first_step(node)
