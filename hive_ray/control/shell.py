@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from hive_ray.control import views
@@ -215,12 +216,13 @@ class Shell:
             let: asked when the runs that it is about are in memory.
         """
         self._at(clock)
+        self._decide(call, command, let, None)
 
-        def decide(refused: Refused | None) -> None:
-            if refused is not None or not self.away(targets(self.engine, command), decide):
-                self._command(call, command, refused or let(self.engine))
-
-        decide(None)
+    # Not a function that hands itself on: each would be a cycle with its command, left to the collector.
+    def _decide(self, call: int, command: Command, let: Let, refused: Refused | None) -> None:
+        again = partial(self._decide, call, command, let)
+        if refused is not None or not self.away(targets(self.engine, command), again):
+            self._command(call, command, refused or let(self.engine))
 
     def key_used(self, key: str, clock: Clock) -> None:
         """An API key has let somebody in."""
@@ -287,14 +289,20 @@ class Shell:
             let: as in ``command``.
         """
         self._at(clock)
+        self._look(call, look, runs, let, None)
 
-        def answer(refused: Refused | None) -> None:
-            if refused is None and self.away(runs, answer):
-                return
-            refused = refused or let(self.engine)
-            self.hold(call, views.Answer(refused=refused) if refused is not None else look(self.engine))
-
-        answer(None)
+    def _look(
+        self,
+        call: int,
+        look: Callable[[Engine], Any],
+        runs: Sequence[str],
+        let: Let,
+        refused: Refused | None,
+    ) -> None:
+        if refused is None and self.away(runs, partial(self._look, call, look, runs, let)):
+            return
+        refused = refused or let(self.engine)
+        self.hold(call, views.Answer(refused=refused) if refused is not None else look(self.engine))
 
     def list_runs(self, call: int, query: ListRuns, clock: Clock) -> None:
         """A page of runs: live, parked, and those that only the history knows."""

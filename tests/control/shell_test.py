@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from hive_ray.control.queries import WatchRun
 from hive_ray.control.views import Answer, RunView
 from hive_ray.core.commands import Cancel, Resolve, Submit
+from hive_ray.core.engine import Engine
 from hive_ray.core.messages import ExchangeReply, Lease, Outcome, StepContent, encode
 from hive_ray.errors import StoreError
 from hive_ray.graph.compiled import RetryPlan
@@ -75,6 +79,27 @@ def test_no_answer_leaves_before_it_is_durable(driver: Driver):
     driver.release()
 
     assert set(driver.replies) == {*calls, query}
+
+
+def test_an_answered_call_leaves_nothing_to_the_garbage_collector(driver: Driver):
+    """Cycles would be collected some 50,000 objects at a time, while everybody waits."""
+
+    class Let:
+        def __call__(self, engine: Engine) -> None:
+            """Anybody may."""
+
+    gc.disable()
+    try:
+        lets = [Let() for _ in range(3)]
+        gone = [weakref.ref(let) for let in lets]
+        driver.shell.command(driver.call(), submit(), driver.clock, lets.pop())
+        driver.shell.query(driver.call(), lambda engine: list(engine.runs), driver.clock, ("r",), lets.pop())
+        driver.shell.watch(driver.call(), WatchRun("r"), driver.clock, lets.pop())
+        driver.perform()
+
+        assert [ref() for ref in gone] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_no_lease_leaves_before_it_is_durable(driver: Driver):
