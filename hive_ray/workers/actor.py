@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -95,6 +96,10 @@ class WorkerImpl:
                 executor = await asyncio.to_thread(_executor, settings)
                 if settings.pools[self._pool].kind == "llm":
                     await executor.warm()
+                # Looking through all modules for garbage takes 0.1 s, in which every step here stands still.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(10_000, 20, 100)
                 worker = Worker(self._info(), executor, _connect, self._ticket)
                 self._task = asyncio.ensure_future(worker.serve())
                 self._task.add_done_callback(_end_process)
