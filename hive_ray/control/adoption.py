@@ -39,8 +39,7 @@ def adopt_state(store: Store, environment: str, now_us: int) -> Lineage:
     The signs of life that were copied with it are the original's owner's, and go; the journal's epochs go on.
     """
     check_adoption(store, environment, now_us)
-    for name in [heartbeat_name(PARTITION), backup.HEAD]:
-        store.delete(name)
+    store.delete(heartbeat_name(PARTITION), backup.HEAD)
     return lineage.adopt(store, environment, now_us)
 
 

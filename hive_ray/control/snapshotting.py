@@ -188,8 +188,7 @@ class Snapshotter:
         # The tables of both are long, and reading one takes the interpreter from the event loop.
         known = [newest] if self._manifest is None else [self._manifest, newest]
         kept = kept_manifests(self._store, self._partition, known)
-        for name in garbage(self._store.list(snapshot_folder(self._partition)), kept):
-            self._store.delete(name)
+        self._store.delete(*garbage(self._store.list(snapshot_folder(self._partition)), kept))
 
     def _finished(
         self,

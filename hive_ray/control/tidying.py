@@ -46,8 +46,7 @@ class Tidier:
             shell.do(Io("tidy memory", partial(self._delete, blobs), partial(self._deleted, shell, blobs)))
 
     def _delete(self, blobs: list[str]) -> None:
-        for blob in blobs:
-            self._store.delete(blob)
+        self._store.delete(*blobs)
 
     def _deleted(self, shell: Shell, blobs: list[str], ended: Done | Broke) -> None:
         self._busy = False

@@ -269,8 +269,7 @@ class _Copying:
 
     def prune(self) -> None:
         """Take out of the copy what does not belong to it any more."""
-        for name in sorted(self._present - self.names - {HEAD}):
-            self.target.delete(name)
+        self.target.delete(*sorted(self._present - self.names - {HEAD}))
 
 
 class _Version(msgspec.Struct):

@@ -101,8 +101,7 @@ class Blobs:
     def delete_of(self, run: str) -> int:
         """Remove all blobs of a run; returns how many there were."""
         names = self._store.list(blob_folder(run))
-        for name in names:
-            self._store.delete(name)
+        self._store.delete(*names)
         return len(names)
 
     def put_graph(self, graph_hash: str, data: bytes, key: bytes = NO_KEY) -> None:

@@ -158,15 +158,15 @@ def write_file(store: Store, kind: FileKind, date: str, team: str, stamp: str, t
 def remove_covered(store: Store, manifest: HistoryManifest) -> int:
     """Delete the segments that the history holds, and return how many; epoch records stay."""
     epochs = set(manifest.epochs)
-    removed = 0
+    covered: list[str] = []
     for name in store.list(segment_folder(manifest.partition)):
         number = segment_number(name)
         if number is not None and number > manifest.covered:
             break
         if number is not None and number not in epochs:
-            store.delete(name)
-            removed += 1
-    return removed
+            covered.append(name)
+    store.delete(*covered)
+    return len(covered)
 
 
 def remove_dropped(store: Store, manifest: HistoryManifest, before_us: int) -> HistoryManifest:
@@ -175,10 +175,8 @@ def remove_dropped(store: Store, manifest: HistoryManifest, before_us: int) -> H
     The manifest that is returned names them no more; it becomes durable with the next one that is created.
     """
     due = [dropped for dropped in manifest.dropped if dropped.at_us < before_us]
-    for dropped in due:
-        store.delete(dropped.name)
-    for name in stale_manifests(store.list(manifest_folder(manifest.partition)), manifest):
-        store.delete(name)
+    store.delete(*(dropped.name for dropped in due))
+    store.delete(*stale_manifests(store.list(manifest_folder(manifest.partition)), manifest))
     left = tuple(dropped for dropped in manifest.dropped if dropped.at_us >= before_us)
     return msgspec.structs.replace(manifest, dropped=left)
 

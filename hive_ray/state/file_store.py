@@ -99,12 +99,18 @@ class FileStore:
         with self._errors(folder):
             return sorted(name for name in self._walk(folder) if name > after)
 
-    def delete(self, name: str) -> None:
-        """Remove an object; one that is absent is no error."""
-        folder, _, file = checked_name(name).rpartition("/")
-        with self._errors(name), suppress(FileNotFoundError), self._opened(folder, make=False) as fd:
-            os.unlink(file, dir_fd=fd)
-            self._sync(folder, fd)
+    def delete(self, *names: str) -> None:
+        """Remove objects; one that is absent is no error. Durable on return."""
+        # Each folder is synced once: whoever writes into it meanwhile waits for every sync.
+        folders: dict[str, None] = {}
+        for name in names:
+            folder, _, file = checked_name(name).rpartition("/")
+            with self._errors(name), suppress(FileNotFoundError), self._opened(folder, make=False) as fd:
+                os.unlink(file, dir_fd=fd)
+                folders[folder] = None
+        for folder in folders:
+            with self._errors(folder), self._opened(folder, make=False) as fd:
+                self._sync(folder, fd)
 
     def probe(self) -> None:
         """Raise ``StoreRefused`` if create-if-absent or syncing does not work in this folder."""

@@ -97,12 +97,13 @@ class MemoryStore:
         self._leave("list", prefix)
         return names
 
-    def delete(self, name: str) -> None:
-        """Remove an object; one that is absent is no error."""
-        self._enter("delete", name)
-        with _LOCK:
-            self._space.remove(name)
-        self._leave("delete", name)
+    def delete(self, *names: str) -> None:
+        """Remove objects; one that is absent is no error."""
+        for name in names:
+            self._enter("delete", name)
+            with _LOCK:
+                self._space.remove(name)
+            self._leave("delete", name)
 
     def probe(self) -> None:
         """Raise ``StoreRefused`` if create-if-absent is ignored."""

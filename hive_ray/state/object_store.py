@@ -7,7 +7,9 @@ A create that is repeated after an error whose effect is unknown may find its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import obstore
@@ -70,13 +72,12 @@ class ObjectStore:
         folder = checked_name(prefix.rstrip("/")) if prefix else None
         return self._call(prefix, lambda: self._names(folder, after or None))
 
-    def delete(self, name: str) -> None:
-        """Remove an object; one that is absent is no error."""
-        path = checked_name(name)
-        try:
-            self._call(name, lambda: obstore.delete(self._bucket, path))
-        except ObjectMissing:
-            return
+    def delete(self, *names: str) -> None:
+        """Remove objects; one that is absent is no error."""
+        for name in names:
+            path = checked_name(name)
+            with suppress(ObjectMissing):
+                self._call(name, partial(obstore.delete, self._bucket, path))
 
     def probe(self) -> None:
         """Raise ``StoreRefused`` if create-if-absent is ignored."""

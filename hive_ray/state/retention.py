@@ -136,8 +136,7 @@ def remove_blobs(store: Store, gone: Collection[str], memory: Referred = ALL) ->
     """
     names = store.list(BLOBS) if gone else []
     blobs = [name for name in names if root_of(name.split("/")[1]) in gone or memory.is_nobodys(name)]
-    for name in blobs:
-        store.delete(name)
+    store.delete(*blobs)
     return len(blobs)
 
 

@@ -62,8 +62,8 @@ class Store(Protocol):
         """
         ...
 
-    def delete(self, name: str) -> None:
-        """Remove an object; one that is absent is no error."""
+    def delete(self, *names: str) -> None:
+        """Remove objects, in order; one that is absent is no error. Many at once are much cheaper."""
         ...
 
     def probe(self) -> None:

@@ -54,11 +54,12 @@ class GatedStore:
         self._after("list", prefix)
         return names
 
-    def delete(self, name: str) -> None:
-        """As the store behind it."""
-        self._before("delete", name)
-        self._store.delete(name)
-        self._after("delete", name)
+    def delete(self, *names: str) -> None:
+        """As the store behind it, one by one."""
+        for name in names:
+            self._before("delete", name)
+            self._store.delete(name)
+            self._after("delete", name)
 
     def probe(self) -> None:
         """As the store behind it."""

@@ -84,8 +84,8 @@ def test_a_snapshot_stands_though_old_ones_cannot_be_removed(
 ):
     """A store that refuses to delete costs space, not snapshots."""
 
-    def refuse(name: str) -> None:
-        raise StoreError(f"{name}: deleting is not allowed here")
+    def refuse(*names: str) -> None:
+        raise StoreError(f"{names}: deleting is not allowed here")
 
     monkeypatch.setattr(store, "delete", refuse)
     first = Driver(store, [GRAPH])

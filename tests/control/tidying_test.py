@@ -117,8 +117,8 @@ class Failing:
         self._delete = store.delete
         self.failed = False
 
-    def delete(self, name: str) -> None:
-        if name.startswith(FOLDER):
+    def delete(self, *names: str) -> None:
+        if any(name.startswith(FOLDER) for name in names):
             self.failed = True
             raise StoreError("no")
-        self._delete(name)
+        self._delete(*names)

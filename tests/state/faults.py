@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from hive_ray.state.segments import Columns
@@ -45,8 +46,9 @@ class Faulty:
     def list(self, prefix: str, after: str = "") -> list[str]:
         return self._call("list", prefix, lambda: self.inner.list(prefix, after))
 
-    def delete(self, name: str) -> None:
-        self._call("delete", name, lambda: self.inner.delete(name))
+    def delete(self, *names: str) -> None:
+        for name in names:
+            self._call("delete", name, partial(self.inner.delete, name))
 
     def probe(self) -> None:
         self.inner.probe()

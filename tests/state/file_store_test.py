@@ -110,6 +110,27 @@ def test_old_temporary_files_go_and_young_ones_stay(tmp_path: Path):
     assert store.list("") == []
 
 
+def test_of_many_objects_that_go_each_folder_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever writes into the folder of the journal waits for every sync of it."""
+    store = FileStore(str(tmp_path))
+    names = [f"{folder}/{number}" for folder in ("a", "b") for number in range(20)]
+    for name in names:
+        store.create(name, b".")
+    store.create("a/stays", b".")
+    synced: list[int] = []
+    real = os.fsync
+
+    def counted(fd: int) -> None:
+        synced.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    store.delete(*names, "a/absent", "c/absent")
+
+    assert store.list("") == ["a/stays"]
+    assert len(synced) == 2
+
+
 def test_failed_folder_sync_keeps_the_object_from_being_taken_for_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
