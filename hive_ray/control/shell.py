@@ -37,10 +37,7 @@ from hive_ray.core.engine import Engine
 from hive_ray.core.events import Draft
 from hive_ray.core.fleet import forget_old_submissions
 from hive_ray.core.keys import NO_KEY
-from hive_ray.core.messages import (
-    AttachRequest,
-    ExchangeRequest,
-)
+from hive_ray.core.messages import AttachRequest, ExchangeRequest
 from hive_ray.core.outbox import Sent
 from hive_ray.core.parked import due_us
 from hive_ray.core.plan import decode_plan

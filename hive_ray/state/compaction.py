@@ -184,16 +184,16 @@ def remove_dropped(store: Store, manifest: HistoryManifest, before_us: int) -> H
 def remove_strays(store: Store, manifest: HistoryManifest) -> int:
     """Delete files that a crash left behind before a manifest named them; returns how many."""
     named = {file.name for file in manifest.files} | {dropped.name for dropped in manifest.dropped}
-    removed = 0
+    strays: list[str] = []
     for folder in (EVENTS_FOLDER, RUNS_FOLDER):
         for name in store.list(folder):
             made_for = _made_for(name)
             # One made for a later manifest may be another controller's, about to be named.
             mine = made_for.partition == manifest.partition and made_for.number <= manifest.number
             if mine and name not in named:
-                store.delete(name)
-                removed += 1
-    return removed
+                strays.append(name)
+    store.delete(*strays)
+    return len(strays)
 
 
 def drop(files: Iterable[HistoryFile], at_us: int) -> tuple[Dropped, ...]:
