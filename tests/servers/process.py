@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +21,8 @@ NODE_SCRIPTS = Path(__file__).parent / "node_modules" / ".bin"
 
 START_TIMEOUT_S = 60.0
 _POLL_S = 0.02
+# Below Linux's and macOS's ephemeral ports, above those of Ray's workers.
+_PORTS = range(20_000, 32_000)
 
 
 class ServerProcess:
@@ -88,10 +92,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on loopback that nobody listens on now, and that no outgoing connection will be given.
+
+    The system takes ports of connections from its ephemeral range, also between this call and the moment
+    when a server is told to listen; Ray's workers listen from 10002 to 19999.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", secrets.choice(_PORTS)))
+            return probe.getsockname()[1]
 
 
 def accepts(port: int) -> bool:

@@ -19,7 +19,6 @@ from hive_ray.workers.execution import Executor
 from hive_ray.workers.mcp import describe
 from hive_ray.workers.step_error import StepError
 from tests.servers.mcp import TIME_COMMAND, EverythingServer
-from tests.servers.process import wait_until
 from tests.workers import steps
 from tests.workers.steps import message, outputs
 
@@ -78,7 +77,8 @@ def test_a_session_that_died_is_started_again():
         first = await worker.run(steps.lease(StepKind.TOOL, "convert_time", NOON))
         (pid,) = children(os.getpid()) - before
         os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(wait_until, lambda: pid not in children(os.getpid()))
+        (session,) = (task for task in asyncio.all_tasks() if task.get_name() == "mcp clock")
+        await asyncio.wait_for(session, timeout=10)
         second = await worker.run(steps.lease(StepKind.TOOL, "convert_time", NOON))
         await worker.close()
         return first, second
