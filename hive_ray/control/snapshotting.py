@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from hive_ray.control.io import Broke, Done, Io
 from hive_ray.control.sealing import Sealing
 from hive_ray.core import sealing
 from hive_ray.core.engine import Engine
+from hive_ray.core.families import deepest_first, note_depths
 from hive_ray.core.fleet import encode_fleet
 from hive_ray.core.longterm import is_item
 from hive_ray.core.run import encode_run
@@ -44,6 +45,8 @@ MOST_SLICES = 200
 """Beyond so many, some four seconds, slices grow: meanwhile the journal that recovery reads grows too."""
 SLICE_DOOMED = 1_000
 """Runs that a slice asks for keys that may go."""
+SLICE_NAMES = 4_000
+"""Runs that a slice puts in order."""
 
 
 class Snapshotter:
@@ -105,16 +108,13 @@ class Snapshotter:
         )
         writer = SnapshotWriter(header, self._manifest)
         shelves = shell.engine.keeping.shelves
-        dirty = shell.engine.family_order(shell.dirty | shell.engine.charged | shelves.changed | {"": None})
+        changed = list(shell.dirty | shell.engine.charged | shelves.changed | {"": None})
         shell.dirty, shell.engine.charged, shelves.changed = {}, {}, {}
         left = shell.runs_left()
         for run_id in left:
             writer.drop(RUN + run_id)
-        # All of them before the first item: of what has ended by then, each item shows the end.
-        doomed = self._sealing.doomed(shell)
-        for begun in range(0, len(dirty), SLICE_DOOMED):
-            self._sealing.doom(shell, dirty[begun : begun + SLICE_DOOMED], doomed)
-            yield
+        dirty = yield from self._in_order(shell, changed)
+        doomed = yield from self._doomed(shell, dirty)
         if doomed:
             writer.add(DOOMED, shell.engine.seq, encode_doomed(doomed))
         else:
@@ -133,6 +133,22 @@ class Snapshotter:
         self._writing = True
         ended = partial(self._finished, shell, header, dirty, left, doomed)
         shell.do(Io("write a snapshot", partial(self._finish, writer), ended))
+
+    def _in_order(self, shell: Shell, names: list[str]) -> Generator[None, None, list[str]]:
+        depths: dict[str, int] = {}
+        for begun in range(0, len(names), SLICE_NAMES):
+            if begun:
+                yield
+            note_depths(shell.engine.runs, names[begun : begun + SLICE_NAMES], depths)
+        return deepest_first(depths)
+
+    def _doomed(self, shell: Shell, dirty: list[str]) -> Generator[None, None, Doomed]:
+        """All of them before the first item: of what has ended by then, each item shows the end."""
+        doomed = self._sealing.doomed(shell)
+        for begun in range(0, len(dirty), SLICE_DOOMED):
+            self._sealing.doom(shell, dirty[begun : begun + SLICE_DOOMED], doomed)
+            yield
+        return doomed
 
     def _add(self, shell: Shell, writer: SnapshotWriter, run_id: str) -> int:
         engine = shell.engine

@@ -328,30 +328,6 @@ class Engine:
         else:
             del self.in_memory[run.parent]
 
-    def family_order(self, names: Iterable[str]) -> list[str]:
-        """Runs with all their ancestors, children first; the fleet (the empty name) last.
-
-        The fleet's accounts then show whatever a run's item shows.
-        A snapshot taken run by run in this order never shows a child's cost that its parent lacks.
-        """
-        runs = self.runs
-        found: dict[str, int] = {}
-        depths = {0}
-        for name in names:
-            while name not in found:
-                run = runs.get(name)
-                if run is None or not run.parent:
-                    found[name] = 0
-                    break
-                found[name] = run.depth
-                depths.add(run.depth)
-                name = run.parent
-        fleet = [""] if found.pop("", None) is not None else []
-        by_depth: dict[int, list[str]] = {depth: [] for depth in sorted(depths, reverse=True)}
-        for name, depth in found.items():
-            by_depth[depth].append(name)
-        return [name for level in by_depth.values() for name in level] + fleet
-
     # --- runs ------------------------------------------------------------------------------------
 
     def add_graph(self, graph: CompiledGraph) -> None:

@@ -36,7 +36,7 @@ from hive_ray.state.parquet import RunRow
 from hive_ray.state.segments import Segment, segment_folder, segment_number
 from hive_ray.state.store import Store
 
-MOST_SEGMENTS = 500
+MOST_SEGMENTS = 1_000
 MOST_ROWS = 50_000
 """Bounds of one compaction; what lies behind waits for the next."""
 

@@ -16,6 +16,7 @@ from hive_ray.core.commands import Cancel, Complete, Pause, RaiseLevel, Resolve,
 from hive_ray.core.engine import Engine
 from hive_ray.core.evolution import begin_fork
 from hive_ray.core.failures import FailureKind
+from hive_ray.core.families import family_order
 from hive_ray.core.fleet import AttemptRef, Fleet, decode_fleet, encode_fleet
 from hive_ray.core.longterm import Bounds, is_item
 from hive_ray.core.messages import Lease, StepContent, StepKind, Usage
@@ -387,7 +388,7 @@ class Snapshot:
 
     def __init__(self, engine: Engine, slices: int) -> None:
         self._base_seq = engine.seq
-        self._left = engine.family_order(["", *engine.runs, *engine.keeping.shelves.items()])
+        self._left = family_order(engine.runs, ["", *engine.runs, *engine.keeping.shelves.items()])
         self._slices = slices
         self._items: dict[str, bytes] = {}
         self.advance(engine)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from hive_ray.core.commands import Cancel
+from hive_ray.core.families import family_order
 from hive_ray.core.messages import StepContent
 from tests.core.graphs import chain, graph, human, mapping, nested, node
 from tests.core.histories import Snapshot, state_of
@@ -58,4 +59,4 @@ def test_runs_are_encoded_children_first_with_all_their_ancestors():
     """Also ancestors that have not changed since the last snapshot."""
     engine = family().engine
 
-    assert engine.family_order(["", "r_1-0_1-0"]) == ["r_1-0_1-0", "r_1-0", "r", ""]
+    assert family_order(engine.runs, ["", "r_1-0_1-0"]) == ["r_1-0_1-0", "r_1-0", "r", ""]
