@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN_AT_ONCE = 1_000
-PARK_AT_ONCE = 300
+PARK_AT_ONCE = 60
 """Runs looked at in one tick, about 2 ms: of those that a snapshot shows, and of those that may leave."""
+PARK_PART = 100
+"""Of very many that may leave, one in so many goes in one tick."""
 LOOK_AT_ONCE = 200
 """Ended runs that one tick asks whether the history has them."""
 LOAD_AT_ONCE = 256
@@ -331,7 +333,7 @@ class Parking:
         """Let leave who may; called every tick."""
         self._enlist_shown(shell)
         for queue in (self._ended, self._waiting):
-            for _ in range(min(PARK_AT_ONCE, len(queue))):
+            for _ in range(min(max(PARK_AT_ONCE, len(queue) // PARK_PART), len(queue))):
                 if queue[0].due_us > shell.mono_us:
                     break
                 self._park(shell, queue.popleft())

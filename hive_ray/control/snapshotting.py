@@ -119,6 +119,23 @@ class Snapshotter:
             writer.add(DOOMED, shell.engine.seq, encode_doomed(doomed))
         else:
             writer.drop(DOOMED)
+        yield from self._add_all(shell, writer, dirty)
+        newest = shell.engine.seq
+        ended = partial(self._finished, shell, header, dirty, left, doomed)
+        try:
+            for name in writer.to_rewrite():
+                part = yield from self._read(shell, name)
+                yield from writer.carry(name, part)
+        except Exception as error:  # noqa: BLE001 - whatever it was, these runs are in no snapshot
+            ended(Broke(error))
+            return
+        finished = yield from writer.finish()
+        while shell.durable_seq < newest:
+            yield
+        self._writing = True
+        shell.do(Io("write a snapshot", partial(self._write, finished), ended))
+
+    def _add_all(self, shell: Shell, writer: SnapshotWriter, dirty: list[str]) -> Iterator[None]:
         runs = max(SLICE_RUNS, len(dirty) // MOST_SLICES)
         taken = size = 0
         for run_id in dirty:
@@ -127,12 +144,17 @@ class Snapshotter:
             if taken >= runs or size >= SLICE_BYTES:
                 yield
                 taken = size = 0
-        newest = shell.engine.seq
-        while shell.durable_seq < newest:
+
+    def _read(self, shell: Shell, name: str) -> Generator[None, None, bytes]:
+        answers: list[Done | Broke] = []
+        shell.do(Io("read a part of a snapshot", partial(self._store.get, name), answers.append))
+        while not answers:
             yield
-        self._writing = True
-        ended = partial(self._finished, shell, header, dirty, left, doomed)
-        shell.do(Io("write a snapshot", partial(self._finish, writer), ended))
+        match answers[0]:
+            case Done(data):
+                return data
+            case Broke(error):
+                raise error
 
     def _in_order(self, shell: Shell, names: list[str]) -> Generator[None, None, list[str]]:
         depths: dict[str, int] = {}
@@ -174,10 +196,7 @@ class Snapshotter:
         writer.add(item, found.seq, seal_item(self._sealing.codec, item, found.seq, found.data, key))
         return len(found.data)
 
-    def _finish(self, writer: SnapshotWriter) -> Finished:
-        for name in writer.to_rewrite():
-            writer.carry(name, self._store.get(name))
-        finished = writer.finish()
+    def _write(self, finished: Finished) -> Finished:
         write_snapshot(self._store, finished)
         try:
             self._remove_old(finished.manifest)

@@ -15,7 +15,7 @@ live item, ordered by key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +33,8 @@ KEPT = 2
 FRAME_BYTES = 64 * 1024
 PART_BYTES = 4 * 1024 * 1024
 MAX_PARTS = 64
+SLICE_CELLS = 20_000
+"""Of a table of contents, encoded in one slice, about 2 ms."""
 
 _ITEMS = pa.schema([("key", pa.string()), ("seq", pa.int64()), ("data", pa.binary())])
 _PLACES = pa.schema(
@@ -47,6 +49,7 @@ _PLACES = pa.schema(
     ]
 )
 _KEY = b"hive"
+_DIGEST_BYTES = 16
 
 
 class Item(NamedTuple):
@@ -151,20 +154,28 @@ class SnapshotWriter:
             wanted += sorted(dense, key=lambda name: live[name])[: len(dense) // 2]
         return wanted
 
-    def carry(self, name: str, data: bytes) -> None:
-        """Move what is live in an older part into the new one; raises ``Corrupt`` if it is damaged."""
+    def carry(self, name: str, data: bytes) -> Generator[None, None, None]:
+        """Move what is live in an older part into the new one, a frame a slice.
+
+        Raises:
+            Corrupt: it is damaged.
+        """
         places = {key: place for key, place in self._places.items() if place.part == name}
-        for key, item in _read_items(self._parts[name], data, places).items():
-            self.add(key, item.seq, item.data)
+        for number, items in enumerate(_read_by_frame(self._parts[name], data, places)):
+            if number:
+                yield
+            for key, item in items.items():
+                self.add(key, item.seq, item.data)
         del self._parts[name]
 
-    def finish(self) -> Finished:
-        """Close the snapshot and return the objects to create."""
+    def finish(self) -> Generator[None, None, Finished]:
+        """Close the snapshot, in slices; returns the objects to create."""
         self._close_part()
         live = self._live_bytes()
         parts = {name: part for name, part in self._parts.items() if live[name] > 0}
         manifest = Manifest(_manifest_name(self._header), self._header, parts, self._places)
-        return Finished([*self._objects, (manifest.name, _encode_manifest(manifest))], manifest)
+        encoded = yield from _encode_manifest(manifest)
+        return Finished([*self._objects, (manifest.name, encoded)], manifest)
 
     def _next_part(self) -> str:
         header = self._header
@@ -193,8 +204,10 @@ class _PartBuilder:
     def __init__(self, name: str) -> None:
         self.raw_bytes = 0
         self._name = name
-        self._frames = [frames.compress(_ITEMS.serialize().to_pybytes())]
-        self._offset = len(self._frames[0])
+        self._frames: list[bytes] = []
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._offset = 0
+        self._append(frames.compress(_ITEMS.serialize().to_pybytes()))
         self._rows: list[tuple[str, int, bytes]] = []
         self._frame_bytes = 0
         self._places: dict[str, Place] = {}
@@ -211,8 +224,9 @@ class _PartBuilder:
     def finish(self) -> tuple[Part, bytes, dict[str, Place]]:
         if self._rows:
             self._close_frame()
-        data = b"".join([*self._frames, frames.compress(frames.END_OF_STREAM)])
-        return Part(self._name, len(data), self.raw_bytes, _digest(data)), data, self._places
+        self._append(frames.compress(frames.END_OF_STREAM))
+        part = Part(self._name, self._offset, self.raw_bytes, self._digest.hexdigest())
+        return part, b"".join(self._frames), self._places
 
     def _close_frame(self) -> None:
         columns = zip(*self._rows, strict=True)
@@ -221,9 +235,13 @@ class _PartBuilder:
         frame = frames.compress(batch.serialize().to_pybytes(), dense=True)
         for row, (key, seq, data) in enumerate(self._rows):
             self._places[key] = Place(self._name, self._offset, len(frame), row, len(data), seq)
-        self._frames.append(frame)
-        self._offset += len(frame)
+        self._append(frame)
         self._rows, self._frame_bytes = [], 0
+
+    def _append(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._digest.update(frame)
+        self._offset += len(frame)
 
 
 def write_snapshot(store: Store, finished: Finished) -> None:
@@ -371,18 +389,22 @@ def _order(name: str) -> str:
     return name.rpartition("/")[2][:19]
 
 
-def _encode_manifest(manifest: Manifest) -> bytes:
+def _encode_manifest(manifest: Manifest) -> Generator[None, None, bytes]:
+    """In slices of some columns: rows of tuples would take three times as long."""
     head = msgspec.json.encode(_Head(manifest.header, list(manifest.parts.values())))
     index = {name: position for position, name in enumerate(manifest.parts)}
-    # Column by column: rows of tuples take three times as long, and whoever else runs waits for it.
     keys = sorted(manifest.places)
+    done = 0
     places = list(map(manifest.places.__getitem__, keys))
-    columns: list[list[Any]] = [
-        keys,
-        [index[place.part] for place in places],
-        *([place[field] for place in places] for field in range(1, len(Place._fields))),
-    ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _PLACES, strict=True)]
+    arrays = [pa.array(keys, _PLACES.field("key").type)]
+    for position, name in enumerate(Place._fields):
+        done += len(keys)
+        if done >= SLICE_CELLS:
+            yield
+            done = 0
+        values: list[Any] = [place[position] for place in places]
+        column = [index[part] for part in values] if name == "part" else values
+        arrays.append(pa.array(column, _PLACES.field(name).type))
     schema = _PLACES.with_metadata({_KEY: head})
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
     return frames.compress(
@@ -411,16 +433,21 @@ def _places(name: str, head: _Head, batch: frames.Batch) -> dict[str, Place]:
 
 
 def _read_items(part: Part, data: bytes, places: dict[str, Place]) -> dict[str, Item]:
+    items: dict[str, Item] = {}
+    for found in _read_by_frame(part, data, places):
+        items |= found
+    return items
+
+
+def _read_by_frame(part: Part, data: bytes, places: dict[str, Place]) -> Iterator[dict[str, Item]]:
     if len(data) != part.size or _digest(data) != part.digest:
         raise Corrupt(part.name, "its bytes do not have the digest that the snapshot recorded")
     wanted: dict[tuple[int, int], list[str]] = {}
     for key, place in places.items():
         wanted.setdefault((place.offset, place.length), []).append(key)
-    items: dict[str, Item] = {}
     for (offset, length), keys in wanted.items():
         rows = _read_frame(part.name, data[offset : offset + length])
-        items.update((key, _pick(part.name, key, rows, places[key].row)) for key in keys)
-    return items
+        yield {key: _pick(part.name, key, rows, places[key].row) for key in keys}
 
 
 def _read_frame(name: str, frame: bytes) -> list[tuple[str, int, bytes]]:
@@ -439,4 +466,4 @@ def _pick(name: str, key: str, rows: list[tuple[str, int, bytes]], row: int) -> 
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()

@@ -155,7 +155,7 @@ def test_the_next_snapshot_leaves_out_what_was_deleted(store: MemoryStore, monke
     again = Driver(store, [GRAPH])
     put(again, "more", 3)
     monkeypatch.setattr(snapshotting, "EVERY_SEGMENTS", 2)
-    for _ in range(4):
+    for _ in range(6):
         again.pass_time(1_000)
     snapshot = load_latest(store, 0)
     assert snapshot is not None

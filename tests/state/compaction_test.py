@@ -39,6 +39,7 @@ from tests.control.driver import OWNER, Driver
 from tests.control.shell_test import GRAPH, done, submit
 from tests.core.graphs import Facts
 from tests.state.faults import Faulty
+from tests.state.slices import to_end
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -68,7 +69,7 @@ def snapshot(store: Store, driver: Driver) -> None:
     writer.add("fleet", engine.fleet.seq, encode_fleet(engine.fleet))
     for run in engine.runs.values():
         writer.add(RUN + run.id, run.seq, encode_run(run))
-    write_snapshot(store, writer.finish())
+    write_snapshot(store, to_end(writer.finish()))
 
 
 def lived(store: Store, runs: int = 3) -> Driver:

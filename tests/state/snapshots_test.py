@@ -32,6 +32,7 @@ from hive_ray.state.snapshots import (
 )
 from hive_ray.state.store import Store
 from tests.state.faults import Faulty, once
+from tests.state.slices import to_end
 
 State = dict[str, Item]
 
@@ -39,8 +40,8 @@ State = dict[str, Item]
 def finish(store: Store, writer: SnapshotWriter) -> Finished:
     """Carry what must move and finish, as the controller does."""
     for name in writer.to_rewrite():
-        writer.carry(name, store.get(name))
-    return writer.finish()
+        to_end(writer.carry(name, store.get(name)))
+    return to_end(writer.finish())
 
 
 def take(
@@ -250,7 +251,7 @@ def test_manifest_under_another_name_is_refused(store: Store):
 def test_manifest_of_a_newer_release_says_so(store: Store):
     """An unknown format is not called damage."""
     writer = SnapshotWriter(SnapshotHeader(0, 1, 1, 1, format=FORMAT + 1), None)
-    write_snapshot(store, writer.finish())
+    write_snapshot(store, to_end(writer.finish()))
 
     with pytest.raises(Corrupt, match="newer release"):
         load_latest(store, 0)
@@ -261,7 +262,7 @@ def test_crash_before_the_manifest_leaves_the_older_snapshot_and_garbage(store: 
     one = take(store, 1, {"a": Item(1, b"1")}, [], None)
     writer = SnapshotWriter(SnapshotHeader(0, 1, 20, 2), one.manifest)
     writer.add("b", 2, b"2")
-    orphan = writer.finish().objects[0]
+    orphan = to_end(writer.finish()).objects[0]
     store.create(*orphan)
 
     snapshot = load_latest(store, 0)
@@ -274,7 +275,7 @@ def test_repeated_write_is_harmless_and_another_under_the_same_name_is_refused(s
     """A retry after a lost acknowledgement succeeds; different content under one name never mixes."""
     writer = SnapshotWriter(SnapshotHeader(0, 1, 10, 1), None)
     writer.add("a", 1, b"1")
-    finished = writer.finish()
+    finished = to_end(writer.finish())
     with pytest.raises(StoreError, match="reset"):
         write_snapshot(Faulty(store, after=once("create", StoreError("reset"))), finished)
     write_snapshot(store, finished)
@@ -282,7 +283,7 @@ def test_repeated_write_is_harmless_and_another_under_the_same_name_is_refused(s
     other.add("a", 1, b"2")
 
     with pytest.raises(StoreError, match="another snapshot"):
-        write_snapshot(store, other.finish())
+        write_snapshot(store, to_end(other.finish()))
     snapshot = load_latest(store, 0)
     assert snapshot is not None and snapshot.items == {"a": Item(1, b"1")}
 
