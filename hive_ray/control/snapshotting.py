@@ -22,11 +22,13 @@ from hive_ray.state.snapshot_items import DOOMED, Doomed, encode_doomed, seal_it
 from hive_ray.state.snapshots import (
     Finished,
     Manifest,
+    Part,
     SnapshotHeader,
     SnapshotWriter,
     garbage,
     kept_manifests,
     snapshot_folder,
+    whole_part,
     write_snapshot,
 )
 from hive_ray.state.store import Store
@@ -123,9 +125,8 @@ class Snapshotter:
         newest = shell.engine.seq
         ended = partial(self._finished, shell, header, dirty, left, doomed)
         try:
-            for name in writer.to_rewrite():
-                part = yield from self._read(shell, name)
-                yield from writer.carry(name, part)
+            for part in writer.to_rewrite():
+                yield from writer.carry(part, (yield from self._read(shell, part)))
         except Exception as error:  # noqa: BLE001 - whatever it was, these runs are in no snapshot
             ended(Broke(error))
             return
@@ -145,9 +146,9 @@ class Snapshotter:
                 yield
                 taken = size = 0
 
-    def _read(self, shell: Shell, name: str) -> Generator[None, None, bytes]:
+    def _read(self, shell: Shell, part: Part) -> Generator[None, None, bytes]:
         answers: list[Done | Broke] = []
-        shell.do(Io("read a part of a snapshot", partial(self._store.get, name), answers.append))
+        shell.do(Io("read a part of a snapshot", partial(whole_part, self._store, part), answers.append))
         while not answers:
             yield
         match answers[0]:

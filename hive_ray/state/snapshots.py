@@ -144,29 +144,32 @@ class SnapshotWriter:
         self._places.pop(key, None)
         self._dropped.add(key)
 
-    def to_rewrite(self) -> list[str]:
-        """Name the older parts whose bytes must be given to ``carry`` before ``finish``; ask after adding."""
+    def to_rewrite(self) -> list[Part]:
+        """The older parts that must be given to ``carry`` before ``finish``; ask after adding."""
         live = self._live_bytes()
         sparse = [name for name, part in self._parts.items() if live[name] * 2 < part.raw_bytes]
         wanted = [name for name in sparse if live[name] > 0]
         dense = [name for name in self._parts if name not in sparse]
         if len(dense) > MAX_PARTS:
             wanted += sorted(dense, key=lambda name: live[name])[: len(dense) // 2]
-        return wanted
+        return [self._parts[name] for name in wanted]
 
-    def carry(self, name: str, data: bytes) -> Generator[None, None, None]:
+    def carry(self, part: Part, data: bytes) -> Generator[None, None, None]:
         """Move what is live in an older part into the new one, a frame a slice.
+
+        Args:
+            data: as ``whole_part`` gave it.
 
         Raises:
             Corrupt: it is damaged.
         """
-        places = {key: place for key, place in self._places.items() if place.part == name}
-        for number, items in enumerate(_read_by_frame(self._parts[name], data, places)):
+        places = {key: place for key, place in self._places.items() if place.part == part.name}
+        for number, items in enumerate(_read_by_frame(part, data, places)):
             if number:
                 yield
             for key, item in items.items():
                 self.add(key, item.seq, item.data)
-        del self._parts[name]
+        del self._parts[part.name]
 
     def finish(self) -> Generator[None, None, Finished]:
         """Close the snapshot, in slices; returns the objects to create."""
@@ -279,8 +282,20 @@ def load_latest(store: Store, partition: int) -> Snapshot | None:
         places[place.part][key] = place
     items: dict[str, Item] = {}
     for name, data in read_in_order(store, list(manifest.parts)):
+        _check(manifest.parts[name], data)
         items.update(_read_items(manifest.parts[name], data, places[name]))
     return Snapshot(manifest, items)
+
+
+def whole_part(store: Store, part: Part) -> bytes:
+    """Read all of a part; blocks.
+
+    Raises:
+        Corrupt: the part is damaged or missing.
+    """
+    data = read_listed(store, part.name)
+    _check(part, data)
+    return data
 
 
 def read_part(store: Store, manifest: Manifest, name: str) -> dict[str, Item]:
@@ -290,7 +305,8 @@ def read_part(store: Store, manifest: Manifest, name: str) -> dict[str, Item]:
         Corrupt: the part is damaged or missing.
     """
     places = {key: place for key, place in manifest.places.items() if place.part == name}
-    return _read_items(manifest.parts[name], read_listed(store, name), places)
+    part = manifest.parts[name]
+    return _read_items(part, whole_part(store, part), places)
 
 
 def read_items(store: Store, manifest: Manifest, keys: Iterable[str]) -> dict[str, Item]:
@@ -440,8 +456,6 @@ def _read_items(part: Part, data: bytes, places: dict[str, Place]) -> dict[str, 
 
 
 def _read_by_frame(part: Part, data: bytes, places: dict[str, Place]) -> Iterator[dict[str, Item]]:
-    if len(data) != part.size or _digest(data) != part.digest:
-        raise Corrupt(part.name, "its bytes do not have the digest that the snapshot recorded")
     wanted: dict[tuple[int, int], list[str]] = {}
     for key, place in places.items():
         wanted.setdefault((place.offset, place.length), []).append(key)
@@ -465,5 +479,7 @@ def _pick(name: str, key: str, rows: list[tuple[str, int, bytes]], row: int) -> 
     return Item(rows[row][1], rows[row][2])
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+def _check(part: Part, data: bytes) -> None:
+    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+    if len(data) != part.size or digest != part.digest:
+        raise Corrupt(part.name, "its bytes do not have the digest that the snapshot recorded")

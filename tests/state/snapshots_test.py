@@ -28,6 +28,7 @@ from hive_ray.state.snapshots import (
     kept_manifests,
     load_latest,
     snapshot_folder,
+    whole_part,
     write_snapshot,
 )
 from hive_ray.state.store import Store
@@ -39,8 +40,8 @@ State = dict[str, Item]
 
 def finish(store: Store, writer: SnapshotWriter) -> Finished:
     """Carry what must move and finish, as the controller does."""
-    for name in writer.to_rewrite():
-        to_end(writer.carry(name, store.get(name)))
+    for part in writer.to_rewrite():
+        to_end(writer.carry(part, whole_part(store, part)))
     return to_end(writer.finish())
 
 
