@@ -96,12 +96,17 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
 
 
 class Manifest(NamedTuple):
-    """A snapshot's table of contents."""
+    """A snapshot's table of contents.
+
+    Attributes:
+        live: how many raw bytes of each part it points into.
+    """
 
     name: str
     header: SnapshotHeader
     parts: dict[str, Part]
     places: dict[str, Place]
+    live: dict[str, int]
 
 
 class Snapshot(NamedTuple):
@@ -112,10 +117,19 @@ class Snapshot(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a snapshot adds to the store: create ``objects`` in this order, the manifest comes last."""
+    """What a snapshot adds to the store.
 
-    objects: list[tuple[str, bytes]]
+    Attributes:
+        table: the manifest as an Arrow stream.
+    """
+
+    parts: list[tuple[str, bytes]]
+    table: bytes
     manifest: Manifest
+
+    def objects(self) -> list[tuple[str, bytes]]:
+        """What to create, in this order: the manifest comes last."""
+        return [*self.parts, (self.manifest.name, frames.compress(self.table, dense=True))]
 
 
 class SnapshotWriter:
@@ -127,13 +141,14 @@ class SnapshotWriter:
         self._header = header
         self._parts = dict(previous.parts) if previous else {}
         self._places = dict(previous.places) if previous else {}
+        self._live = dict(previous.live) if previous else {}
         self._dropped: set[str] = set()
         self._objects: list[tuple[str, bytes]] = []
         self._building = _PartBuilder(self._next_part())
 
     def add(self, key: str, seq: int, data: bytes) -> None:
         """Take the present state of a key that changed since the previous snapshot."""
-        self._places.pop(key, None)
+        self._forget(key)
         self._dropped.discard(key)
         self._building.add(key, seq, data)
         if self._building.raw_bytes >= PART_BYTES:
@@ -141,12 +156,12 @@ class SnapshotWriter:
 
     def drop(self, key: str) -> None:
         """Leave a key out from now on, whether it was added before or not."""
-        self._places.pop(key, None)
+        self._forget(key)
         self._dropped.add(key)
 
     def to_rewrite(self) -> list[Part]:
         """The older parts that must be given to ``carry`` before ``finish``; ask after adding."""
-        live = self._live_bytes()
+        live = self._live
         sparse = [name for name, part in self._parts.items() if live[name] * 2 < part.raw_bytes]
         wanted = [name for name in sparse if live[name] > 0]
         dense = [name for name in self._parts if name not in sparse]
@@ -169,16 +184,16 @@ class SnapshotWriter:
                 yield
             for key, item in items.items():
                 self.add(key, item.seq, item.data)
-        del self._parts[part.name]
+        del self._parts[part.name], self._live[part.name]
 
     def finish(self) -> Generator[None, None, Finished]:
         """Close the snapshot, in slices; returns the objects to create."""
         self._close_part()
-        live = self._live_bytes()
-        parts = {name: part for name, part in self._parts.items() if live[name] > 0}
-        manifest = Manifest(_manifest_name(self._header), self._header, parts, self._places)
-        encoded = yield from _encode_manifest(manifest)
-        return Finished([*self._objects, (manifest.name, encoded)], manifest)
+        live = {name: size for name, size in self._live.items() if size > 0}
+        parts = {name: part for name, part in self._parts.items() if name in live}
+        manifest = Manifest(_manifest_name(self._header), self._header, parts, self._places, live)
+        table = yield from _encode_manifest(manifest)
+        return Finished(self._objects, table, manifest)
 
     def _next_part(self) -> str:
         header = self._header
@@ -190,15 +205,16 @@ class SnapshotWriter:
             return
         part, data, places = self._building.finish()
         self._parts[part.name] = part
-        self._places.update((key, place) for key, place in places.items() if key not in self._dropped)
+        kept = {key: place for key, place in places.items() if key not in self._dropped}
+        self._places |= kept
+        self._live[part.name] = sum(max(place.size, 1) for place in kept.values())
         self._objects.append((part.name, data))
         self._building = _PartBuilder(self._next_part())
 
-    def _live_bytes(self) -> dict[str, int]:
-        live = dict.fromkeys(self._parts, 0)
-        for place in self._places.values():
-            live[place.part] += max(place.size, 1)
-        return live
+    def _forget(self, key: str) -> None:
+        place = self._places.pop(key, None)
+        if place is not None:
+            self._live[place.part] -= max(place.size, 1)
 
 
 class _PartBuilder:
@@ -254,7 +270,7 @@ def write_snapshot(store: Store, finished: Finished) -> None:
         StoreError: the store failed, or other bytes stand under one of the names (an earlier try that was
             given up): begin again at a later segment.
     """
-    for name, data in finished.objects:
+    for name, data in finished.objects():
         try:
             store.create(name, data)
         except AlreadyExists as error:
@@ -352,7 +368,11 @@ def load_manifest(store: Store, name: str) -> Manifest:
     head = _manifest_head(name, metadata.get(_KEY, b""))
     if _manifest_name(head.header) != name:
         raise Corrupt(name, f"is a copy of {_manifest_name(head.header)}")
-    return Manifest(name, head.header, {part.name: part for part in head.parts}, _places(name, head, batch))
+    parts, places = {part.name: part for part in head.parts}, _places(name, head, batch)
+    live = dict.fromkeys(parts, 0)
+    for place in places.values():
+        live[place.part] += max(place.size, 1)
+    return Manifest(name, head.header, parts, places, live)
 
 
 def garbage(names: Iterable[str], kept: Sequence[Manifest]) -> list[str]:
@@ -410,22 +430,20 @@ def _encode_manifest(manifest: Manifest) -> Generator[None, None, bytes]:
     head = msgspec.json.encode(_Head(manifest.header, list(manifest.parts.values())))
     index = {name: position for position, name in enumerate(manifest.parts)}
     keys = sorted(manifest.places)
-    done = 0
     places = list(map(manifest.places.__getitem__, keys))
-    arrays = [pa.array(keys, _PLACES.field("key").type)]
-    for position, name in enumerate(Place._fields):
+    arrays: list[Any] = []
+    done = 0
+    for position, name in enumerate(_PLACES.names, -1):
         done += len(keys)
         if done >= SLICE_CELLS:
             yield
             done = 0
-        values: list[Any] = [place[position] for place in places]
+        values: list[Any] = [place[position] for place in places] if position >= 0 else keys
         column = [index[part] for part in values] if name == "part" else values
         arrays.append(pa.array(column, _PLACES.field(name).type))
     schema = _PLACES.with_metadata({_KEY: head})
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    return frames.compress(
-        b"".join((schema.serialize(), batch.serialize(), frames.END_OF_STREAM)), dense=True
-    )
+    return b"".join((schema.serialize(), batch.serialize(), frames.END_OF_STREAM))
 
 
 def _manifest_head(name: str, raw: bytes) -> _Head:

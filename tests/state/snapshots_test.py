@@ -78,7 +78,7 @@ def test_snapshot_comes_back_and_unchanged_items_are_not_written_again(store: St
     expected = {**first, "run-7": Item(200, b"new")}
     del expected["run-8"]
     assert snapshot.items == expected
-    assert sum(len(data) for _, data in two.objects) < 10_000
+    assert sum(len(data) for _, data in two.objects()) < 10_000
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,7 +122,7 @@ def test_writes_space_and_objects_stay_bounded():
         finished = take(store, number, changes, dropped, manifest)
         manifest = finished.manifest
         added += sum(len(item.data) for item in changes.values())
-        written += sum(len(data) for _, data in finished.objects[:-1])
+        written += sum(len(data) for _, data in finished.objects()[:-1])
         for name in garbage(store.list(snapshot_folder(0)), kept_manifests(store, 0)):
             store.delete(name)
     assert manifest is not None
@@ -162,7 +162,7 @@ def test_small_parts_are_joined():
         changes = {f"run-{number}": Item(number, os.urandom(1_000))}
         finished = take(store, number, changes, [], manifest)
         manifest = finished.manifest
-        written += sum(len(data) for _, data in finished.objects[:-1])
+        written += sum(len(data) for _, data in finished.objects()[:-1])
 
     assert manifest is not None and len(manifest.places) == 300
     assert len(manifest.parts) <= MAX_PARTS + 1
@@ -230,7 +230,7 @@ def test_damaged_newest_snapshot_is_named_and_no_older_one_is_taken(store: Store
     """Silently falling back would lose what the journal behind it no longer holds."""
     one = take(store, 1, {"a": Item(1, b"1" * 500)}, [], None)
     two = take(store, 2, {"b": Item(2, b"2" * 500)}, [], one.manifest)
-    name = two.objects[-1 if kind == "manifest" else 0][0]
+    name = two.objects()[-1 if kind == "manifest" else 0][0]
     data = store.get(name)
     damaged = {"cut": data[:-3], "flip": data[:60] + bytes([data[60] ^ 1]) + data[61:], "foreign": b"hello"}
     store.delete(name) if damage == "gone" else store.put(name, damaged[damage])
@@ -263,7 +263,7 @@ def test_crash_before_the_manifest_leaves_the_older_snapshot_and_garbage(store: 
     one = take(store, 1, {"a": Item(1, b"1")}, [], None)
     writer = SnapshotWriter(SnapshotHeader(0, 1, 20, 2), one.manifest)
     writer.add("b", 2, b"2")
-    orphan = to_end(writer.finish()).objects[0]
+    orphan = to_end(writer.finish()).objects()[0]
     store.create(*orphan)
 
     snapshot = load_latest(store, 0)
