@@ -96,3 +96,35 @@ def test_a_snapshot_stands_though_old_ones_cannot_be_removed(
 
     assert len(set(taken)) == 4
     assert not first.shell.dirty
+
+
+def test_a_part_that_cannot_be_read_costs_the_snapshot_and_no_run(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+):
+    """What changed is taken by the next snapshot, which joins the part that could not be read."""
+    first = Driver(store, [GRAPH])
+    submit_some(first, "a")
+    before = snapshot(first)
+    asked: list[str] = []
+
+    def refuse(name: str) -> bytes:
+        asked.append(name)
+        raise StoreError(f"{name}: no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "get", refuse)
+        for number in range(3):
+            first.command(Cancel(f"a{number}"))
+        while not asked:
+            first.pass_time(1)
+        first.pass_time(1)
+    assert set(asked) <= set(before.parts)
+    assert newest(store) == before
+    assert {"a0", "a1", "a2"} <= first.shell.dirty.keys()
+
+    submit_some(first, "b")
+    after = snapshot(first)
+    assert not set(asked) & set(after.parts)
+    second = Driver(store, [GRAPH])
+    assert "a3" in second.engine.runs
+    assert [second.engine.runs[f"a{number}"].status for number in range(3)] == ["cancelled"] * 3
